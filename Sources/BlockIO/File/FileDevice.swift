@@ -1,0 +1,182 @@
+import CBlockIO
+import Logging
+import SystemPackage
+
+/// A regular file or a block special as a block device.
+///
+/// Opened with `O_DIRECT` its transfers go through the loop's backend, straight between the disk
+/// and the pages; otherwise through the page cache, small ones on the spot where they don't wait,
+/// large ones on a thread. The size is that of the moment of opening.
+public final class FileDevice: BlockDevice {
+  public let name: String
+  public let identity: DeviceIdentity
+  public let byteCount: UInt64
+  public let limits: DeviceLimits
+  /// Whether transfers bypass the page cache.
+  public let isDirect: Bool
+  /// Whether the file is a block special.
+  public let isBlockSpecial: Bool
+  /// Why `O_DIRECT` is used or not, for `--explain`.
+  public let directReason: String
+
+  private let loop: IOLoop
+  private let cached: PageCachedFile
+  private let direct: DirectFile?
+
+  init(opened: OpenedFile, name: String, loop: IOLoop) throws(IOFailure) {
+    self.name = name
+    self.loop = loop
+    identity = opened.identity
+    byteCount = opened.byteCount
+    limits = opened.limits
+    isBlockSpecial = opened.isBlockSpecial
+    isDirect = opened.direct != nil
+    directReason = opened.directReason
+    let cached = PageCachedFile(
+      file: opened.cached, name: name, byteCount: opened.byteCount, onTheSpot: opened.onTheSpot)
+    self.cached = cached
+    direct = try opened.direct.map { (file) throws(IOFailure) in
+      try DirectFile(
+        file: file, cached: cached, block: opened.limits.logicalBlock,
+        memoryAlignment: opened.memoryAlignment)
+    }
+  }
+
+  deinit {
+    // Nothing can be under way: whoever awaits a transfer holds the device. Errors of closing say
+    // nothing that a flush didn't.
+    try? cached.file.close()
+    try? direct?.file.close()
+  }
+
+  public var sectorCount: Sector { Sector(holding: byteCount) }
+
+  public var pageCachedFile: PageCachedFile? { isDirect ? nil : cached }
+
+  // MARK: Transfers
+
+  /// The largest transfer that is tried without leaving the loop.
+  static let onTheSpotLimit = 64 << 10
+
+  public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
+    precondition(buffer.sectorCount == sectors.length)
+    try check(sectors, for: .read)
+    if let direct { return try await direct.read(sectors, into: buffer, loop: loop) }
+    if buffer.byteCount <= Self.onTheSpotLimit,
+      try cached.readOnTheSpot(sectors, into: buffer) == .done
+    {
+      return
+    }
+    try await loop.transferring { [cached] in
+      Result { () throws(IOFailure) in try cached.read(sectors, into: buffer) }
+    }.get()
+  }
+
+  public func write(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
+  ) async throws(IOFailure) {
+    precondition(buffer.sectorCount == sectors.length)
+    try check(sectors, for: .write)
+    if options.contains(.durable) { return try await writeDurably(sectors, from: buffer) }
+    if let direct { return try await direct.write(sectors, from: buffer, loop: loop) }
+    if buffer.byteCount <= Self.onTheSpotLimit,
+      try cached.writeOnTheSpot(sectors, from: buffer) == .done
+    {
+      return
+    }
+    try await loop.transferring { [cached] in
+      Result { () throws(IOFailure) in try cached.write(sectors, from: buffer, options: []) }
+    }.get()
+  }
+
+  private func writeDurably(
+    _ sectors: Range<Sector>, from buffer: IOBuffer
+  ) async throws(IOFailure) {
+    if let direct {
+      try await direct.write(sectors, from: buffer, loop: loop)
+      return try await sync(sectors, for: .write)
+    }
+    try await loop.blocking { [cached] in
+      Result { () throws(IOFailure) in
+        try cached.write(sectors, from: buffer, options: .durable)
+      }
+    }.get()
+  }
+
+  // MARK: Other requests
+
+  public func flush() async throws(IOFailure) { try await sync(nil, for: .flush) }
+
+  private func sync(
+    _ sectors: Range<Sector>?, for operation: IOFailure.Operation
+  ) async throws(IOFailure) {
+    // One sync serves both descriptors: it is the file that is synchronised.
+    try await call(operation, sectors) { blockio_sync_data($0) }
+  }
+
+  public func writeZeroes(_ sectors: Range<Sector>, mayUnmap: Bool) async throws(IOFailure) {
+    try check(sectors, for: .writeZeroes)
+    guard !sectors.isEmpty else { return }
+    let bytes = bytes(of: sectors)
+    let block = UInt64(limits.logicalBlock)
+    // A begun block of a disk can't be zeroed by command; a file system does it by itself.
+    let isWhole = bytes.lowerBound % block == 0 && bytes.upperBound % block == 0
+    guard limits.supportsWriteZeroes, isWhole || !isBlockSpecial else {
+      return try await writeZeroesFromMemory(sectors)
+    }
+    try await call(.writeZeroes, sectors) { [isBlockSpecial] fd in
+      blockio_write_zeroes(
+        fd, isBlockSpecial, bytes.lowerBound, UInt64(bytes.count), mayUnmap)
+    }
+  }
+
+  private func writeZeroesFromMemory(_ sectors: Range<Sector>) async throws(IOFailure) {
+    var rest = sectors
+    while !rest.isEmpty {
+      let count = min(rest.length, IOBuffer.zeroes.sectorCount)
+      let piece = rest.lowerBound..<rest.lowerBound + count
+      try await write(piece, from: IOBuffer.zeroes.slice(0, count), options: [])
+      rest = piece.upperBound..<rest.upperBound
+    }
+  }
+
+  public func discard(_ sectors: Range<Sector>) async throws(IOFailure) {
+    try check(sectors, for: .discard)
+    guard !sectors.isEmpty else { return }
+    let bytes = bytes(of: sectors)
+    try await call(.discard, sectors) { [isBlockSpecial] fd in
+      blockio_discard(fd, isBlockSpecial, bytes.lowerBound, UInt64(bytes.count))
+    }
+  }
+
+  public func blockStatus(
+    _ sectors: Range<Sector>, limit: Int
+  ) async throws(IOFailure) -> [BlockExtent] {
+    try check(sectors, for: .blockStatus)
+    guard !isBlockSpecial else {
+      return sectors.isEmpty ? [] : [BlockExtent(sectors, .unknown)]
+    }
+    return try await loop.blocking { [cached] in
+      Result { () throws(IOFailure) in try cached.extents(of: sectors, limit: limit) }
+    }.get()
+  }
+
+  private func bytes(of sectors: Range<Sector>) -> Range<UInt64> {
+    sectors.lowerBound.bytes..<min(sectors.upperBound.bytes, byteCount)
+  }
+
+  /// Makes a call that may take long on a thread.
+  private func call(
+    _ operation: IOFailure.Operation, _ sectors: Range<Sector>?,
+    _ body: @escaping @Sendable (Int32) -> Int32
+  ) async throws(IOFailure) {
+    let fd = cached.file.rawValue
+    let result = await loop.blocking {
+      var result = body(fd)
+      while result == -Errno.interrupted.rawValue { result = body(fd) }
+      return result
+    }
+    guard result < 0 else { return }
+    throw IOFailure(operation, name, sectors, errno: Errno(rawValue: -result))
+  }
+}

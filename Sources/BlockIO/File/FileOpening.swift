@@ -1,0 +1,236 @@
+import CBlockIO
+import SystemPackage
+
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Musl)
+  import Musl
+#elseif canImport(Darwin)
+  import Darwin
+#endif
+
+/// Whether transfers bypass the page cache.
+public enum DirectChoice: String, Sendable, CaseIterable {
+  /// Where it is the better way: on disks.
+  case auto
+  /// Always; refused where the file system can't.
+  case on
+  /// Never.
+  case off
+}
+
+extension FileDevice {
+  /// How a file is opened.
+  public struct Options: Sendable {
+    /// Whether it will be written.
+    public var isWritable: Bool
+    /// Whether to bypass the page cache.
+    public var direct: DirectChoice
+    /// Whether a block special must be nobody else's: not mounted, not held.
+    public var isExclusive: Bool
+
+    /// Options.
+    public init(isWritable: Bool, direct: DirectChoice = .auto, isExclusive: Bool = true) {
+      self.isWritable = isWritable
+      self.direct = direct
+      self.isExclusive = isExclusive
+    }
+  }
+
+  /// Opens a regular file or a block special that exists.
+  ///
+  /// - Throws: when it is missing, not permitted, neither of the two, held by someone else while
+  ///   `isExclusive`, read-only while `isWritable`, or `direct` is insisted on and not possible.
+  ///   Nothing has been changed then.
+  public static func open(
+    _ path: String, _ options: Options, on loop: IOLoop
+  ) throws(IOFailure) -> FileDevice {
+    try FileDevice(opened: OpenedFile(path, options), name: path, loop: loop)
+  }
+
+  /// Makes a new regular file that reads as `byteCount` zeros, and opens it for writing.
+  ///
+  /// - Throws: `EEXIST` when there is something of that name; whatever making it refuses. There
+  ///   is no such file then.
+  public static func create(
+    _ path: String, byteCount: UInt64, direct: DirectChoice = .auto, on loop: IOLoop
+  ) throws(IOFailure) -> FileDevice {
+    let file = Result { () throws(Errno) in
+      try withErrno {
+        try FileDescriptor.open(
+          FilePath(path), .readWrite, options: [.create, .exclusiveCreate, .closeOnExec],
+          permissions: [.ownerReadWrite, .groupReadWrite, .otherReadWrite])
+      }
+    }
+    switch file {
+    case .failure(let errno): throw IOFailure(.open, path, errno: errno)
+    case .success(let file):
+      do throws(Errno) {
+        defer { try? file.close() }
+        guard let size = Int64(exactly: byteCount) else { throw .fileTooLarge }
+        try withErrno { try file.resize(to: size) }
+      } catch {
+        unlink(path)
+        throw IOFailure(.open, path, errno: error, detail: "cannot make it \(byteCount) bytes long")
+      }
+    }
+    do throws(IOFailure) {
+      return try open(path, Options(isWritable: true, direct: direct), on: loop)
+    } catch {
+      unlink(path)
+      throw error
+    }
+  }
+}
+
+/// What opening a file found out.
+struct OpenedFile {
+  let cached: FileDescriptor
+  /// The same file once more, bypassing the page cache.
+  var direct: FileDescriptor?
+  let identity: DeviceIdentity
+  let byteCount: UInt64
+  let isBlockSpecial: Bool
+  var limits = DeviceLimits()
+  var memoryAlignment = 512
+  var onTheSpot = PageCachedFile.OnTheSpot.ifReady
+  var directReason = ""
+
+  init(_ path: String, _ options: FileDevice.Options) throws(IOFailure) {
+    // Asked before opening, because opening a pipe or a tape already does something.
+    guard let kind = FileKind(path: path) else {
+      throw IOFailure(.open, path, errno: Errno(rawValue: errno))
+    }
+    try Self.refuse(kind, path)
+    isBlockSpecial = kind.isBlockSpecial
+    cached = try Self.open(path, options, extraFlags: 0, exclusive: kind.isBlockSpecial)
+    do throws(IOFailure) {
+      guard let opened = FileKind(file: cached) else {
+        throw IOFailure(.open, path, errno: Errno(rawValue: errno))
+      }
+      guard opened == kind else {
+        throw IOFailure(.open, path, errno: .staleNFSFileHandle, detail: "replaced while opening")
+      }
+      identity = Self.identity(of: opened, cached)
+      (byteCount, limits) = try Self.measure(opened, cached, path)
+      if options.isWritable, limits.isReadOnly {
+        throw IOFailure(.open, path, errno: .readOnlyFileSystem, detail: "the device is read-only")
+      }
+      if !isBlockSpecial {
+        limits.supportsWriteZeroes =
+          options.isWritable && blockio_can_punch_holes(cached.rawValue, byteCount)
+        limits.supportsDiscard = limits.supportsWriteZeroes
+      }
+      let isInMemory = blockio_is_memory_file_system(cached.rawValue)
+      onTheSpot = isInMemory ? .always : .ifReady
+      try openDirect(path, options, isInMemory: isInMemory)
+    } catch {
+      try? cached.close()
+      throw error
+    }
+  }
+
+  private static func refuse(_ kind: FileKind, _ path: String) throws(IOFailure) {
+    switch kind.type {
+    case .regular, .blockSpecial: return
+    case .directory: throw IOFailure(.open, path, errno: .isDirectory)
+    case .other:
+      throw IOFailure(
+        .open, path, errno: .invalidArgument, detail: "neither a regular file nor a block device")
+    }
+  }
+
+  private static func open(
+    _ path: String, _ options: FileDevice.Options, extraFlags: Int32, exclusive: Bool
+  ) throws(IOFailure) -> FileDescriptor {
+    var flags = FileDescriptor.OpenOptions([.closeOnExec, .nonBlocking])
+    flags.insert(.init(rawValue: extraFlags))
+    if exclusive && options.isExclusive { flags.insert(.exclusiveCreate) }
+    do throws(Errno) {
+      return try withErrno {
+        try FileDescriptor.open(
+          FilePath(path), options.isWritable ? .readWrite : .readOnly, options: flags)
+      }
+    } catch {
+      guard error == .resourceBusy else { throw IOFailure(.open, path, errno: error) }
+      throw IOFailure(
+        .open, path, errno: error, detail: "in use: mounted, or held by another program")
+    }
+  }
+
+  private static func identity(of kind: FileKind, _ file: FileDescriptor) -> DeviceIdentity {
+    guard kind.isBlockSpecial else { return .file(device: kind.device, inode: kind.inode) }
+    var device: UInt64 = 0
+    var inode: UInt64 = 0
+    // A loop device is another name of the file behind it.
+    if blockio_loop_backing(file.rawValue, &device, &inode) == 0 {
+      return .file(device: device, inode: inode)
+    }
+    return .blockSpecial(device: kind.specialDevice)
+  }
+
+  private static func measure(
+    _ kind: FileKind, _ file: FileDescriptor, _ path: String
+  ) throws(IOFailure) -> (byteCount: UInt64, limits: DeviceLimits) {
+    var limits = DeviceLimits()
+    limits.supportsFUA = true
+    guard kind.isBlockSpecial else {
+      limits.physicalBlock = max(512, kind.preferredBlock)
+      return (kind.byteCount, limits)
+    }
+    var byteCount: UInt64 = 0
+    var logical: UInt32 = 0
+    var physical: UInt32 = 0
+    var optimal: UInt32 = 0
+    let result = blockio_block_device_geometry(
+      file.rawValue, &byteCount, &logical, &physical, &optimal, &limits.isReadOnly)
+    guard result == 0 else { throw IOFailure(.open, path, errno: Errno(rawValue: -result)) }
+    limits.logicalBlock = Int(logical)
+    limits.physicalBlock = Int(physical)
+    if optimal > 0 { limits.optimalTransfer = Int(optimal) }
+    let queue = BlockQueue(device: kind.specialDevice)
+    limits.maximumTransfer = queue.number("max_hw_sectors_kb").map { $0 << 10 }
+    limits.supportsWriteZeroes = true  // the kernel writes zeros itself where the device can't
+    limits.supportsDiscard = (queue.number("discard_max_bytes") ?? 0) > 0
+    limits.isZoned = queue.text("zoned").map { $0 != "none" } ?? false
+    return (byteCount, limits)
+  }
+
+  /// Opens the file once more for `O_DIRECT`, if that is wanted and possible.
+  private mutating func openDirect(
+    _ path: String, _ options: FileDevice.Options, isInMemory: Bool
+  ) throws(IOFailure) {
+    switch options.direct {
+    case .off: return directReason = "page cache, as asked for"
+    case .auto where isInMemory: return directReason = "page cache: the file lives in memory"
+    case .auto where !isBlockSpecial:
+      return directReason = "page cache: a file on a file system"
+    default: break
+    }
+    do throws(IOFailure) {
+      let file = try Self.open(
+        path, options, extraFlags: blockio_open_direct_flag(), exclusive: false)
+      var memory: UInt32 = 0
+      var offset: UInt32 = 0
+      blockio_direct_alignment(file.rawValue, &memory, &offset)
+      let isSame = FileKind(file: file) == FileKind(file: cached)
+      guard isSame, blockio_set_uncached(file.rawValue) == 0 else {
+        try? file.close()
+        throw IOFailure(.open, path, errno: .invalidArgument, detail: "O_DIRECT is not possible")
+      }
+      direct = file
+      // A kernel that can't tell wants whole pages at most, and a disk its logical blocks.
+      let assumed = isBlockSpecial ? limits.logicalBlock : PagePool.pageSize
+      limits.logicalBlock = max(limits.logicalBlock, offset > 0 ? Int(offset) : assumed)
+      memoryAlignment = memory > 0 ? Int(memory) : assumed
+      directReason = options.direct == .on ? "O_DIRECT, as asked for" : "O_DIRECT: a disk"
+    } catch {
+      guard options.direct == .auto else {
+        throw IOFailure(
+          .open, path, errno: error.errno,
+          detail: "O_DIRECT is not possible here (\(error.reason)); try --direct off")
+      }
+      directReason = "page cache: O_DIRECT is not possible here (\(error.reason))"
+    }
+  }
+}

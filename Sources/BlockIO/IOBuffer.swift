@@ -1,0 +1,108 @@
+import CBlockIO
+import SystemPackage
+
+#if canImport(Glibc)
+  import Glibc
+#elseif canImport(Musl)
+  import Musl
+#elseif canImport(Darwin)
+  import Darwin
+#endif
+
+/// A piece of memory that devices read into and write from: a view, whole sectors long.
+///
+/// A view owns nothing. It may be used only while its owner – ``Pages`` – lives. The engine
+/// guarantees it by structure: the pages are a local value of the function that awaits the I/O.
+//
+// @unchecked Sendable: the pointer is an address, the bytes behind it belong to one sub-job at a
+// time, and that one awaits each transfer before it starts another that conflicts.
+public struct IOBuffer: @unchecked Sendable {
+  /// Memory of the owner; valid for `byteCount` bytes while the owner lives.
+  let base: UnsafeMutableRawPointer
+  /// The length in bytes, a multiple of 512.
+  public let byteCount: Int
+
+  init(base: UnsafeMutableRawPointer, byteCount: Int) {
+    precondition(byteCount >= 0 && byteCount % 512 == 0)
+    self.base = base
+    self.byteCount = byteCount
+  }
+
+  /// The length in sectors.
+  public var sectorCount: Sector { Sector(UInt64(byteCount) / Sector.byteCount) }
+
+  /// The part of `count` sectors that starts `offset` sectors into this buffer.
+  public func slice(_ offset: Sector, _ count: Sector) -> IOBuffer {
+    precondition(offset + count <= sectorCount, "a slice outside of its buffer")
+    return IOBuffer(base: base + Int(offset.bytes), byteCount: Int(count.bytes))
+  }
+
+  /// Calls `body` with the bytes.
+  public func withBytes<R, E: Error>(_ body: (RawSpan) throws(E) -> R) throws(E) -> R {
+    // The span can't outlive the call, and this view's owner outlives the view.
+    try body(UnsafeRawBufferPointer(start: base, count: byteCount).bytes)
+  }
+
+  /// Calls `body` with the bytes, to change them.
+  public func withMutableBytes<R, E: Error>(
+    _ body: (inout MutableRawSpan) throws(E) -> R
+  ) throws(E) -> R {
+    // As above; exclusive, because a buffer belongs to one sub-job at a time.
+    var span = UnsafeMutableRawBufferPointer(start: base, count: byteCount).mutableBytes
+    return try body(&span)
+  }
+
+  /// Fills the buffer with zeros.
+  public func clear() { memset(base, 0, byteCount) }
+
+  /// Copies the bytes of `other`, which must be of the same length.
+  public func copy(from other: IOBuffer) {
+    precondition(byteCount == other.byteCount)
+    memcpy(base, other.base, byteCount)
+  }
+
+  /// Fills the buffer with `bytes` from `offset` on.
+  public func load(from bytes: [UInt8], at offset: Int = 0) {
+    bytes[offset..<offset + byteCount].withUnsafeBytes { source in
+      if let source = source.baseAddress { memcpy(base, source, byteCount) }
+    }
+  }
+
+  /// Copies the buffer to `bytes` from `offset` on.
+  public func store(into bytes: inout [UInt8], at offset: Int = 0) {
+    precondition(offset >= 0 && offset + byteCount <= bytes.count)
+    bytes.withUnsafeMutableBytes { target in
+      if let target = target.baseAddress { memcpy(target + offset, base, byteCount) }
+    }
+  }
+
+  /// Whether all bytes are zero.
+  public var isZero: Bool {
+    byteCount == 0
+      || (base.load(as: UInt8.self) == 0 && memcmp(base, base + 1, byteCount - 1) == 0)
+  }
+
+  /// The sectors, counted from the start of the buffer, in which `other` – of the same length –
+  /// has other bytes.
+  public func differences(from other: IOBuffer) -> RangeSet<Sector> {
+    precondition(byteCount == other.byteCount)
+    var found = RangeSet<Sector>()
+    guard memcmp(base, other.base, byteCount) != 0 else { return found }
+    for offset in stride(from: 0, to: byteCount, by: 512)
+    where memcmp(base + offset, other.base + offset, 512) != 0 {
+      let sector = Sector(UInt64(offset) / Sector.byteCount)
+      found.insert(sector..<sector + 1)
+    }
+    return found
+  }
+
+  /// Zeros, 1 MiB of them, shared by the whole process: only ever a source of writes.
+  public static let zeroes: IOBuffer = {
+    let byteCount = 1 << 20
+    guard let base = blockio_map(byteCount, 4096) else {
+      preconditionFailure("no memory for a page of zeros: \(Errno(rawValue: errno))")
+    }
+    // Never unmapped, never written: valid and constant for as long as the process lives.
+    return IOBuffer(base: base, byteCount: byteCount)
+  }()
+}

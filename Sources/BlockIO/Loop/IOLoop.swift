@@ -1,0 +1,292 @@
+import CBlockIO
+import HeapModule
+public import Logging
+import Synchronization
+import SystemPackage
+
+/// One thread that runs tasks and owns one I/O backend.
+///
+/// A loop is the executor of everything above: the actors of the engine name it as theirs, tasks
+/// prefer it, so that plain `async` code runs on this thread – a read suspends, the loop submits
+/// it, its completion resumes the task here. No locks, no thread hops. The loop's ``now`` and
+/// ``sleep(for:)`` are the only time such code knows, which is what lets the simulated backend run
+/// it all deterministically.
+//
+// @unchecked Sendable: `local` is touched on the loop's thread only, which every access checks by
+// `isCurrent` or by being called from `run`; everything else is constant or behind the mutex.
+public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
+  /// What the backend is called: `uring`, `threads`, `simulated`.
+  public let backendName: String
+
+  /// How many threads copy within the page cache.
+  public let transferThreads: Int
+
+  let transferPool: WorkerPool
+  let blockingPool: WorkerPool
+
+  private let shared: Mutex<Shared>
+  private let waker: LoopWaker
+  private let thread = Atomic<UInt>(0)
+  private let local: Local
+
+  /// What other threads hand in.
+  private struct Shared {
+    var jobs: [UnownedJob] = []
+    var requests: [(TransferRequest, UnsafeContinuation<Int, Never>)] = []
+    var isAsleep = false
+    var isStopping = false
+
+    var isEmpty: Bool { jobs.isEmpty && requests.isEmpty }
+  }
+
+  /// What only the loop's thread touches.
+  private final class Local {
+    let backend: any IOBackend
+    var ready: [UnownedJob] = []
+    var running: [UnownedJob] = []
+    var timers = Heap<Timer>()
+    var timerCount: UInt64 = 0
+
+    init(_ backend: any IOBackend) { self.backend = backend }
+  }
+
+  private struct Timer: Comparable {
+    let deadline: LoopInstant
+    /// Timers of the same instant fire in the order in which they were set.
+    let number: UInt64
+    let continuation: UnsafeContinuation<Void, Never>
+
+    static func < (left: Timer, right: Timer) -> Bool {
+      (left.deadline, left.number) < (right.deadline, right.number)
+    }
+    static func == (left: Timer, right: Timer) -> Bool { left.number == right.number }
+  }
+
+  private init(_ backend: any IOBackend, transferThreads: Int, blockingThreads: Int) {
+    backendName = backend.name
+    waker = backend.waker
+    local = Local(backend)
+    shared = Mutex(Shared())
+    self.transferThreads = transferThreads
+    transferPool = WorkerPool(name: "kcopyd-copy", maximum: transferThreads)
+    blockingPool = WorkerPool(name: "kcopyd-block", maximum: blockingThreads)
+  }
+
+  // MARK: Starting and stopping
+
+  /// Starts a loop on a thread of its own. It runs until ``stop()``.
+  ///
+  /// - Parameters:
+  ///   - backend: which backend; `auto` says once in the log when io_uring is refused.
+  ///   - transferThreads: how many threads copy within the page cache; two are the fastest on two
+  ///     cores and four add nothing.
+  ///   - logger: where the choice of the backend is reported.
+  /// - Throws: when the backend that was insisted on is not to be had.
+  public static func start(
+    backend: BackendChoice = .auto, transferThreads: Int = 2,
+    logger: Logger = Logger(label: "kcopyd")
+  ) throws(IOFailure) -> IOLoop {
+    let started = StartSignal()
+    startThread(named: "kcopyd-loop") {
+      // On this very thread, because a ring takes requests from its creator only.
+      let backend = Result { () throws(IOFailure) in try makeBackend(backend, logger: logger) }
+      switch backend {
+      case .failure(let failure): started.signal(.failure(failure))
+      case .success(let backend):
+        let loop = IOLoop(backend, transferThreads: transferThreads, blockingThreads: 16)
+        (backend as? ThreadBackend)?.pool = loop.blockingPool
+        loop.claimThread()
+        started.signal(.success(loop))
+        _ = loop.run { false }
+      }
+    }
+    return try started.wait().get()
+  }
+
+  /// Ends the loop when the work at hand is done. Nothing may be under way or come after it.
+  public func stop() {
+    shared.withLock { $0.isStopping = true }
+    waker.wake()
+  }
+
+  /// Runs `body` and everything it starts on the calling thread, until `body` has returned.
+  ///
+  /// For simulations: with a backend of virtual time the same body does the same each time.
+  ///
+  /// - Throws: ``LoopStalled`` when `body` waits for something that can't happen any more.
+  public static func run<R: Sendable>(
+    on backend: any IOBackend, _ body: @escaping @Sendable (IOLoop) async -> R
+  ) throws(LoopStalled) -> R {
+    let loop = IOLoop(backend, transferThreads: 1, blockingThreads: 1)
+    loop.claimThread()
+    let result = Mutex<R?>(nil)
+    Task(executorPreference: loop) {
+      let value = await body(loop)
+      result.withLock { $0 = value }
+    }
+    let hasEnded = loop.run { result.withLock { $0 != nil } }
+    guard hasEnded, let value = result.withLock({ $0 }) else { throw LoopStalled() }
+    return value
+  }
+
+  // MARK: Time
+
+  /// The time. On the loop only.
+  public var now: LoopInstant {
+    preconditionIsCurrent()
+    return local.backend.now
+  }
+
+  /// Suspends the task for that long. On the loop only; not cut short by cancellation, so sleep in
+  /// slices.
+  public func sleep(for duration: Duration) async {
+    preconditionIsCurrent()
+    let deadline = local.backend.now.advanced(by: duration)
+    await withUnsafeContinuation { continuation in
+      local.timerCount += 1
+      local.timers.insert(
+        Timer(deadline: deadline, number: local.timerCount, continuation: continuation))
+    }
+  }
+
+  // MARK: Work
+
+  /// Runs calls that block on one of a bounded number of threads.
+  public func blocking<R: Sendable>(_ body: @escaping @Sendable () -> R) async -> R {
+    await withUnsafeContinuation { continuation in
+      blockingPool.run { continuation.resume(returning: body()) }
+    }
+  }
+
+  /// Runs a copy within the page cache on one of the threads for that.
+  func transferring<R: Sendable>(_ body: @escaping @Sendable () -> R) async -> R {
+    await withUnsafeContinuation { continuation in
+      transferPool.run { continuation.resume(returning: body()) }
+    }
+  }
+
+  /// Does one transfer through the backend: the number of bytes, or a negative errno.
+  func transfer(_ request: TransferRequest) async -> Int {
+    await withUnsafeContinuation { continuation in
+      if isCurrent {
+        local.backend.submit(request, completion: continuation)
+      } else {
+        post { $0.requests.append((request, continuation)) }
+      }
+    }
+  }
+
+  // MARK: Executor
+
+  /// Runs a job of a task or an actor on this loop, behind those that are ready.
+  public func enqueue(_ job: consuming ExecutorJob) {
+    let job = UnownedJob(job)
+    if isCurrent {
+      local.ready.append(job)
+    } else {
+      post { $0.jobs.append(job) }
+    }
+  }
+
+  public func asUnownedSerialExecutor() -> UnownedSerialExecutor {
+    UnownedSerialExecutor(ordinary: self)
+  }
+
+  public func asUnownedTaskExecutor() -> UnownedTaskExecutor {
+    UnownedTaskExecutor(ordinary: self)
+  }
+
+  public func checkIsolated() { preconditionIsCurrent() }
+
+  public func isIsolatingCurrentContext() -> Bool? { isCurrent }
+
+  /// Whether the caller runs on the loop's thread.
+  public var isCurrent: Bool {
+    thread.load(ordering: .relaxed) == UInt(blockio_current_thread())
+  }
+
+  private func preconditionIsCurrent() {
+    precondition(isCurrent, "only to be used on its I/O loop")
+  }
+
+  private func claimThread() {
+    thread.store(UInt(blockio_current_thread()), ordering: .relaxed)
+  }
+
+  /// Hands something in from another thread.
+  private func post(_ change: (inout Shared) -> Void) {
+    let wasAsleep = shared.withLock { shared in
+      change(&shared)
+      defer { shared.isAsleep = false }
+      return shared.isAsleep
+    }
+    if wasAsleep { waker.wake() }
+  }
+
+  // MARK: The loop
+
+  /// One pass after the other: what others handed in, ready jobs, timers, I/O.
+  ///
+  /// - Returns: false when the backend knows that nothing can happen any more.
+  private func run(until isDone: () -> Bool) -> Bool {
+    let serial = asUnownedSerialExecutor()
+    let task = asUnownedTaskExecutor()
+    while true {
+      let isStopping = takeShared()
+      // Jobs that become ready meanwhile have the next pass, so that I/O isn't starved.
+      swap(&local.ready, &local.running)
+      for job in local.running { job.runSynchronously(isolatedTo: serial, taskExecutor: task) }
+      local.running.removeAll(keepingCapacity: true)
+      fireTimers()
+      if isDone() || (isStopping && local.ready.isEmpty) { break }
+      if !local.backend.poll(nextWait()) && local.ready.isEmpty { return false }
+    }
+    // The number may be given to another thread.
+    thread.store(0, ordering: .relaxed)
+    transferPool.close()
+    blockingPool.close()
+    return true
+  }
+
+  private func takeShared() -> Bool {
+    // Taken in one piece; requests go to the backend outside of the lock.
+    var requests: [(TransferRequest, UnsafeContinuation<Int, Never>)] = []
+    let isStopping = shared.withLock { shared in
+      shared.isAsleep = false
+      local.ready.append(contentsOf: shared.jobs)
+      shared.jobs.removeAll(keepingCapacity: true)
+      swap(&requests, &shared.requests)
+      return shared.isStopping
+    }
+    for (request, completion) in requests {
+      local.backend.submit(request, completion: completion)
+    }
+    return isStopping
+  }
+
+  private func fireTimers() {
+    guard !local.timers.isEmpty else { return }
+    let now = local.backend.now
+    while let timer = local.timers.min, timer.deadline <= now {
+      local.timers.removeMin()
+      timer.continuation.resume()
+    }
+  }
+
+  private func nextWait() -> LoopWait {
+    guard local.ready.isEmpty else { return .none }
+    let maySleep = shared.withLock { shared in
+      shared.isAsleep = shared.isEmpty && !shared.isStopping
+      return shared.isAsleep
+    }
+    guard maySleep else { return .none }
+    return local.timers.min.map { .until($0.deadline) } ?? .untilWoken
+  }
+}
+
+/// A simulation waits for something that can't happen: no job is ready, no I/O under way, no
+/// timer set.
+public struct LoopStalled: Error, CustomStringConvertible {
+  /// What it means.
+  public var description: String { "stalled: everything waits and nothing is under way" }
+}

@@ -1,0 +1,62 @@
+import Synchronization
+import SystemPackage
+
+/// A block device in memory: durable by definition, gone with its last reference.
+public final class MemoryDevice: BlockDevice {
+  public let name: String
+  public let sectorCount: Sector
+  public let limits: DeviceLimits
+
+  private let bytes: Mutex<[UInt8]>
+
+  /// A device of zeros.
+  public init(name: String = "memory", sectorCount: Sector) {
+    self.name = name
+    self.sectorCount = sectorCount
+    var limits = DeviceLimits()
+    limits.supportsFUA = true
+    limits.supportsWriteZeroes = true
+    limits.supportsDiscard = true
+    self.limits = limits
+    bytes = Mutex([UInt8](repeating: 0, count: Int(sectorCount.bytes)))
+  }
+
+  /// The content of `sectors`.
+  public func contents(_ sectors: Range<Sector>) -> [UInt8] {
+    bytes.withLock { Array($0[byteRange(sectors)]) }
+  }
+
+  /// Sets the content from sector `first` on.
+  public func fill(from first: Sector = .zero, _ contents: some Collection<UInt8>) {
+    let start = Int(first.bytes)
+    bytes.withLock { $0.replaceSubrange(start..<start + contents.count, with: contents) }
+  }
+
+  public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
+    try check(sectors, for: .read)
+    bytes.withLock { buffer.load(from: $0, at: Int(sectors.lowerBound.bytes)) }
+  }
+
+  public func write(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
+  ) async throws(IOFailure) {
+    try check(sectors, for: .write)
+    bytes.withLock { buffer.store(into: &$0, at: Int(sectors.lowerBound.bytes)) }
+  }
+
+  public func writeZeroes(_ sectors: Range<Sector>, mayUnmap: Bool) async throws(IOFailure) {
+    try check(sectors, for: .writeZeroes)
+    let range = byteRange(sectors)
+    bytes.withLock { $0.replaceSubrange(range, with: repeatElement(0, count: range.count)) }
+  }
+
+  public func discard(_ sectors: Range<Sector>) async throws(IOFailure) {
+    try await writeZeroes(sectors, mayUnmap: true)
+  }
+
+  public func flush() async throws(IOFailure) {}
+
+  private func byteRange(_ sectors: Range<Sector>) -> Range<Int> {
+    Int(sectors.lowerBound.bytes)..<Int(sectors.upperBound.bytes)
+  }
+}

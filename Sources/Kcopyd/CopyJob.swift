@@ -1,0 +1,310 @@
+import BlockIO
+
+/// One job: cuts itself into segments and runs several of them – sub-jobs – at once. Each reads
+/// its segment into pages on loan and writes these to all destinations.
+actor CopyJob {
+  /// What a client lends its jobs.
+  struct Resources: Sendable {
+    let loop: IOLoop
+    let pool: PagePool
+    let throttle: Throttle?
+    let subJob: Sector
+    let parallelism: Int
+  }
+
+  nonisolated let plan: CopyPlan
+  nonisolated let progress: CopyProgress?
+  private let resources: Resources
+  private let pageCachedCopy: PageCachedCopy?
+  private let zeroesByCommand: Bool
+  private let parallelism: Int
+
+  private var cursor: SegmentCursor
+  private var result: CopyResult
+  /// Destinations still written to.
+  private var active: [Int]
+  private var isStopped = false
+  private var isCancelled = false
+  /// The order of writes, where it matters.
+  private let turns: WriteTurns?
+
+  nonisolated var unownedExecutor: UnownedSerialExecutor {
+    resources.loop.asUnownedSerialExecutor()
+  }
+
+  /// Zeroing by command moves no data, so that its segments may be larger than a sub-job.
+  private static let zeroSegment = Sector(holding: 16 << 20)
+
+  init(_ plan: CopyPlan, resources: Resources, progress: CopyProgress?) {
+    self.plan = plan
+    self.resources = resources
+    self.progress = progress
+    active = plan.activeDestinations
+    result = CopyResult(
+      count: plan.count, destinations: .init(repeating: .init(), count: plan.destinations.count))
+    zeroesByCommand =
+      plan.source == nil
+      && plan.destinations.allSatisfy {
+        $0.count == .zero || $0.device.limits.supportsWriteZeroes
+      }
+    // What must be ordered can't be left to threads.
+    turns = plan.options.contains(.sequentialWrites) ? WriteTurns() : nil
+    let isOrdered = turns != nil || plan.sourceOverlaps
+    pageCachedCopy = plan.source.flatMap {
+      isOrdered
+        ? nil : PageCachedCopy(source: $0.device, destinations: plan.destinations.map(\.device))
+    }
+    parallelism =
+      if plan.sourceOverlaps {
+        1
+      } else if pageCachedCopy != nil {
+        min(resources.parallelism, PageCachedCopy.parallelism(on: resources.loop))
+      } else {
+        resources.parallelism
+      }
+    let segment = zeroesByCommand ? max(resources.subJob, Self.zeroSegment) : resources.subJob
+    cursor = SegmentCursor(count: plan.count, segment: segment, order: plan.order)
+  }
+
+  /// No further segment is taken; those under way are finished.
+  func cancel() {
+    isCancelled = true
+  }
+
+  /// Does the job.
+  func run() async -> CopyResult {
+    if plan.isEmpty { return result }
+    if plan.count <= resources.subJob || parallelism == 1 {
+      await runSubJob()
+    } else {
+      await withDiscardingTaskGroup { group in
+        for _ in 0..<parallelism {
+          group.addTask { await self.runSubJob() }
+        }
+      }
+    }
+    return finish()
+  }
+
+  private func finish() -> CopyResult {
+    if !cursor.isAtEnd {
+      for index in plan.activeDestinations {
+        result.destinations[index].missing.insert(cursor.rest)
+      }
+      result.ending = .cancelled
+    }
+    if isStopped { result.ending = .stoppedByError }
+    return result
+  }
+
+  private var wantsNoMore: Bool {
+    isStopped || isCancelled || Task.isCancelled || cursor.isAtEnd || active.isEmpty
+  }
+
+  private func runSubJob() async {
+    while !wantsNoMore {
+      guard plan.source != nil else {
+        guard let segment = cursor.next() else { return }
+        await zero(segment)
+        continue
+      }
+      let wanted = min(resources.subJob, cursor.rest.length)
+      let pages = await resources.pool.take(PagePool.pages(holding: wanted))
+      // The job may have ended while this waited for its pages.
+      guard !wantsNoMore, let segment = cursor.next() else { return pages.giveBack() }
+      await copy(segment, through: pages.buffer.slice(.zero, segment.length))
+      pages.giveBack()
+    }
+  }
+
+  // MARK: Stages
+
+  /// An I/O of the throttled group. Charged by the bytes only once per segment.
+  private func stage(bytes: UInt64, _ body: () async -> Void) async {
+    guard let throttle = resources.throttle else { return await body() }
+    await throttle.start(bytes: bytes, on: resources.loop) {
+      self.isStopped || self.isCancelled || Task.isCancelled
+    }
+    await body()
+    throttle.end(on: resources.loop)
+  }
+
+  private func copy(_ segment: Range<Sector>, through buffer: IOBuffer) async {
+    let bytes = segment.length.bytes
+    if let pageCachedCopy {
+      return await stage(bytes: bytes) { await copyAtOnce(segment, buffer, with: pageCachedCopy) }
+    }
+    var isRead = false
+    await stage(bytes: bytes) { isRead = await read(segment, into: buffer) }
+    guard isRead else { return abandon(segment, wasRead: false) }
+    if let turns, await !turns.wait(for: segment) { return abandon(segment, wasRead: true) }
+    await stage(bytes: 0) { await write(segment, from: buffer) }
+    turns?.pass(segment, goesOn: !isStopped)
+  }
+
+  private func zero(_ segment: Range<Sector>) async {
+    if let turns, await !turns.wait(for: segment) { return abandon(segment, wasRead: true) }
+    await stage(bytes: segment.length.bytes) { await write(segment, from: nil) }
+    turns?.pass(segment, goesOn: !isStopped)
+  }
+
+  /// The segment isn't written, because it couldn't be read or because its turn never comes.
+  private func abandon(_ segment: Range<Sector>, wasRead: Bool) {
+    for index in plan.activeDestinations {
+      result.destinations[index].missing.insert(segment)
+      if wasRead { result.destinations[index].wasAbandoned = true }
+    }
+    turns?.pass(segment, goesOn: false)
+  }
+
+  // MARK: Reading
+
+  /// Reads the segment; false when it must not be written.
+  private func read(_ segment: Range<Sector>, into buffer: IOBuffer) async -> Bool {
+    guard let source = plan.source else { preconditionFailure("a zeroing job reads nothing") }
+    do throws(IOFailure) {
+      try await source.device.read(source.sectors(of: segment), into: buffer)
+      progress?.addRead(segment.length)
+      return true
+    } catch {
+      guard plan.options.contains(.ignoreErrors) else {
+        noteReadFailure(error, in: segment)
+        isStopped = true
+        return false
+      }
+      await salvage(segment, into: buffer, from: source)
+      progress?.addRead(segment.length)
+      return true
+    }
+  }
+
+  /// Finds out which sectors can't be read, down to the device's physical block, and leaves zeros
+  /// in their place.
+  private func salvage(
+    _ segment: Range<Sector>, into buffer: IOBuffer, from source: IORegion
+  ) async {
+    let block = Sector(holding: UInt64(source.device.limits.physicalBlock))
+    var pieces = [segment]
+    while let piece = pieces.popLast() {
+      let part = buffer.slice(piece.lowerBound - segment.lowerBound, piece.length)
+      do throws(IOFailure) {
+        try await source.device.read(source.sectors(of: piece), into: part)
+      } catch {
+        guard piece.length > block else {
+          part.clear()
+          noteReadFailure(error, in: piece)
+          continue
+        }
+        // In the middle, at a whole block.
+        let half = Sector(piece.length.rawValue / 2 / block.rawValue) * block.rawValue
+        let middle = piece.lowerBound + max(half, block)
+        pieces.append(middle..<piece.upperBound)
+        pieces.append(piece.lowerBound..<middle)
+      }
+    }
+  }
+
+  private func noteReadFailure(_ failure: IOFailure, in segment: Range<Sector>) {
+    let start = plan.source?.sector ?? .zero
+    result.readFailures.add(failure, at: failure.place(in: segment, start: start))
+  }
+
+  // MARK: Writing
+
+  /// Writes the segment – or zeros – to all destinations at once; the slowest one decides.
+  private func write(_ segment: Range<Sector>, from buffer: IOBuffer?) async {
+    let targets = active
+    for index in plan.activeDestinations where !targets.contains(index) {
+      result.destinations[index].missing.insert(segment)
+    }
+    guard targets.count > 1 else {
+      if let only = targets.first { await write(segment, from: buffer, to: only) }
+      return
+    }
+    await withDiscardingTaskGroup { group in
+      for index in targets {
+        group.addTask { await self.write(segment, from: buffer, to: index) }
+      }
+    }
+  }
+
+  private func write(_ segment: Range<Sector>, from buffer: IOBuffer?, to index: Int) async {
+    let destination = plan.destinations[index]
+    let sectors = destination.sectors(of: segment)
+    do throws(IOFailure) {
+      if let buffer {
+        try await destination.device.write(sectors, from: buffer)
+      } else if zeroesByCommand {
+        try await destination.device.writeZeroes(sectors, mayUnmap: false)
+      } else {
+        try await destination.device.write(
+          sectors, from: IOBuffer.zeroes.slice(.zero, segment.length))
+      }
+      progress?.addWritten(segment.length, destination: index)
+    } catch {
+      noteWriteFailure(error, in: segment, of: index)
+    }
+  }
+
+  private func noteWriteFailure(
+    _ failure: IOFailure, in segment: Range<Sector>, of index: Int
+  ) {
+    let place = failure.place(in: segment, start: plan.destinations[index].sector)
+    result.destinations[index].failures.add(failure, at: place)
+    result.destinations[index].missing.insert(place.lowerBound..<segment.upperBound)
+    progress?.addWritten(place.lowerBound - segment.lowerBound, destination: index)
+    progress?.markFailed(destination: index)
+    if plan.options.contains(.dropFailedDestinations) {
+      active.removeAll { $0 == index }
+      if active.isEmpty { isStopped = true }
+    } else if !plan.options.contains(.ignoreErrors) {
+      isStopped = true
+    }
+  }
+
+  // MARK: At once
+
+  /// Reads and writes the segment in one go, within the page cache.
+  private func copyAtOnce(
+    _ segment: Range<Sector>, _ buffer: IOBuffer, with copy: PageCachedCopy
+  ) async {
+    guard let source = plan.source else { preconditionFailure("a zeroing job reads nothing") }
+    let indices = active
+    let targets = indices.map {
+      PageCachedCopy.Target(index: $0, sectors: plan.destinations[$0].sectors(of: segment))
+    }
+    let outcome = await copy.run(
+      source.sectors(of: segment), to: targets, through: buffer, on: resources.loop)
+    if let failure = outcome.readFailure {
+      guard plan.options.contains(.ignoreErrors) else {
+        noteReadFailure(failure, in: segment)
+        isStopped = true
+        return abandon(segment, wasRead: false)
+      }
+      await salvage(segment, into: buffer, from: source)
+      progress?.addRead(segment.length)
+      return await write(segment, from: buffer)
+    }
+    progress?.addRead(segment.length)
+    for index in plan.activeDestinations where !indices.contains(index) {
+      result.destinations[index].missing.insert(segment)
+    }
+    for index in indices {
+      if let failed = outcome.writeFailures.first(where: { $0.index == index }) {
+        noteWriteFailure(failed.failure, in: segment, of: index)
+      } else {
+        progress?.addWritten(segment.length, destination: index)
+      }
+    }
+  }
+}
+
+extension IOFailure {
+  /// The part of `segment` – counted from the start of the region at `start` – that failed.
+  fileprivate func place(in segment: Range<Sector>, start: Sector) -> Range<Sector> {
+    let region = segment.shifted(by: start)
+    guard let sectors, sectors.overlaps(region) else { return segment }
+    let failed = sectors.clamped(to: region)
+    return failed.lowerBound - start..<failed.upperBound - start
+  }
+}

@@ -1,0 +1,87 @@
+import BlockIO
+
+/// A job that has been found to make sense: its regions, and how they are to be treated. Pure.
+struct CopyPlan: Sendable {
+  /// nil: the destinations are zeroed.
+  let source: IORegion?
+  let destinations: [IORegion]
+  let count: Sector
+  let options: CopyOptions
+  /// The order that keeps an overlapping source intact until it has been read.
+  let order: SegmentCursor.Order
+  /// Whether source and a destination overlap, so that segments must not overtake each other.
+  let sourceOverlaps: Bool
+
+  /// Destinations with a count of 0 are ignored and keep their index.
+  var activeDestinations: [Int] { destinations.indices.filter { destinations[$0].count > .zero } }
+
+  /// Whether there is nothing to do but to notify.
+  var isEmpty: Bool { count == .zero || activeDestinations.isEmpty }
+
+  init(
+    source: IORegion?, destinations: [IORegion], options: CopyOptions
+  ) throws(KcopydError) {
+    guard !destinations.isEmpty else { throw .noDestinations }
+    guard destinations.count <= KcopydClient.maximumDestinations else {
+      throw .tooManyDestinations(destinations.count)
+    }
+    let count = source?.count ?? destinations.map(\.count).max() ?? .zero
+    if let source, !source.isAddressable { throw .unaddressable(destination: nil) }
+    for (index, destination) in destinations.enumerated() {
+      guard destination.count == count || destination.count == .zero else {
+        // An empty source is an empty job, whatever the destinations say.
+        if count == .zero { continue }
+        throw .unequalCounts(destination: index)
+      }
+      guard destination.isAddressable else { throw .unaddressable(destination: index) }
+    }
+    try Self.refuseOverlaps(destinations)
+    self.source = source
+    self.destinations = destinations
+    self.count = count
+    (order, sourceOverlaps) = try Self.order(source, destinations)
+    // What a zoned device can't take out of order, it mustn't be given out of order.
+    var options = options
+    if destinations.contains(where: \.device.limits.isZoned) { options.insert(.sequentialWrites) }
+    if options.contains(.sequentialWrites) { options.remove(.ignoreErrors) }
+    self.options = options
+    if order == .descending && options.contains(.sequentialWrites) {
+      throw .sequentialWritesOverlap
+    }
+  }
+
+  private static func refuseOverlaps(_ destinations: [IORegion]) throws(KcopydError) {
+    for (index, destination) in destinations.enumerated() {
+      for other in destinations.indices.dropFirst(index + 1)
+      where destination.overlaps(destinations[other]) {
+        throw .destinationsOverlap(index, other)
+      }
+    }
+  }
+
+  private static func order(
+    _ source: IORegion?, _ destinations: [IORegion]
+  ) throws(KcopydError) -> (SegmentCursor.Order, Bool) {
+    guard let source else { return (.ascending, false) }
+    let overlapping = destinations.filter { source.overlaps($0) }
+    let isBelow = overlapping.contains { $0.sector <= source.sector }
+    let isAbove = overlapping.contains { $0.sector > source.sector }
+    if isBelow && isAbove { throw .sourceOverlapsBothWays }
+    return (isAbove ? .descending : .ascending, !overlapping.isEmpty)
+  }
+}
+
+extension IORegion {
+  var isAddressable: Bool {
+    let (end, overflow) = sector.rawValue.addingReportingOverflow(count.rawValue)
+    return !overflow && !Sector(end).bytesOverflow
+  }
+
+  /// Whether the regions share sectors, also through different names of one device.
+  func overlaps(_ other: IORegion) -> Bool {
+    device.identity == other.device.identity && sectors.overlaps(other.sectors)
+  }
+
+  /// The sectors of a piece of the job.
+  func sectors(of segment: Range<Sector>) -> Range<Sector> { segment.shifted(by: sector) }
+}

@@ -1,0 +1,32 @@
+import BlockIO
+
+/// Lets the segments of a sequential-write job be written one after the other, in ascending
+/// order. Belongs to one job.
+final class WriteTurns {
+  private var next = Sector.zero
+  private var hasFailed = false
+  private var waiting: [(start: Sector, continuation: UnsafeContinuation<Bool, Never>)] = []
+
+  /// Waits until everything before `segment` has been written; false when it never will be.
+  func wait(for segment: Range<Sector>) async -> Bool {
+    if hasFailed { return false }
+    if segment.lowerBound == next { return true }
+    return await withUnsafeContinuation { waiting.append((segment.lowerBound, $0)) }
+  }
+
+  /// Notes that `segment` has been written – or, if nothing `goesOn`, that it won't be, and so
+  /// none behind it.
+  func pass(_ segment: Range<Sector>, goesOn: Bool) {
+    guard goesOn else {
+      hasFailed = true
+      let all = waiting
+      waiting.removeAll()
+      for waiter in all { waiter.continuation.resume(returning: false) }
+      return
+    }
+    next = segment.upperBound
+    if let index = waiting.firstIndex(where: { $0.start == next }) {
+      waiting.remove(at: index).continuation.resume(returning: true)
+    }
+  }
+}

@@ -1,0 +1,92 @@
+import ArgumentParser
+import BlockIO
+import Kcopyd
+import Logging
+
+/// The options of the engine, the same for every command that copies or zeroes.
+struct EngineOptions: ParsableArguments {
+  @Option(help: "Reserve of pages of 4096 bytes. (default: as many as keep all sub-jobs going)")
+  var pages: Int?
+
+  @Option(help: "Size of a piece that is read and written as one, up to 1MiB. (default: 1MiB)")
+  var subJobSize: String?
+
+  @Option(help: "Part of the time in which I/O may be under way, in percent.")
+  var throttle: Int = 100
+
+  @Option(help: "Most bytes per second to read (or zero), such as 100MiB. (default: no limit)")
+  var rate: String?
+
+  @Flag(help: "Go on after errors; sectors that can't be read are written as zeros.")
+  var ignoreErrors = false
+
+  @Option(help: "Bypass the page cache: auto (for disks), on, off.")
+  var direct: DirectChoice = .auto
+
+  @Option(help: "How I/O is done: auto, uring, threads.")
+  var backend: BackendChoice = .auto
+
+  @Flag(help: "Say how it is going to be done, and why.")
+  var explain = false
+
+  @Flag(name: .customLong("no-sync"), help: "Don't wait until everything is durable.")
+  var noSync = false
+
+  @Flag(help: "Also use block devices that are mounted or held by another program.")
+  var force = false
+
+  @Flag(help: "Print the result as JSON.")
+  var json = false
+
+  @Flag(name: .shortAndLong, help: "No progress, no summary; errors only.")
+  var quiet = false
+
+  /// The loop and the client that the options ask for.
+  func makeEngine() throws(Refusal) -> Engine {
+    let subJob = try subJobSize.map { text throws(Refusal) in
+      try Sector(text, option: "--sub-job-size")
+    }
+    if let subJob, subJob == .zero || subJob > KcopydClient.maximumSubJob {
+      throw Refusal("--sub-job-size: must be 1 sector to 1MiB")
+    }
+    if let pages, pages <= 0 || pages > 1 << 24 {
+      throw Refusal("--pages: must be 1 to \(1 << 24)")
+    }
+    guard (0...100).contains(throttle) else { throw Refusal("--throttle: must be 0 to 100") }
+    let rate = try rate.map { text throws(Refusal) in
+      try Size.bytes(text.hasSuffix("/s") ? String(text.dropLast(2)) : text, plain: 1,
+        option: "--rate")
+    }
+    if rate == 0 { throw Refusal("--rate: must be more than 0") }
+    let limit = Throttle(percent: throttle, bytesPerSecond: rate)
+    let loop = try startLoop()
+    do throws(KcopydError) {
+      let client = try KcopydClient(
+        pages: pages, subJob: subJob ?? KcopydClient.maximumSubJob, throttle: limit, on: loop)
+      return Engine(loop: loop, client: client)
+    } catch {
+      throw Refusal("\(error); raise --pages or lower --sub-job-size")
+    }
+  }
+
+  private func startLoop() throws(Refusal) -> IOLoop {
+    do throws(IOFailure) {
+      return try IOLoop.start(backend: backend, logger: Output.logger)
+    } catch {
+      throw Refusal(error.description)
+    }
+  }
+
+  var copyOptions: CopyOptions {
+    ignoreErrors ? .ignoreErrors : .dropFailedDestinations
+  }
+}
+
+/// What a command works with.
+struct Engine {
+  let loop: IOLoop
+  let client: KcopydClient
+}
+
+extension DirectChoice: ExpressibleByArgument {}
+extension BackendChoice: ExpressibleByArgument {}

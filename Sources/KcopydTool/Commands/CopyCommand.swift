@@ -1,0 +1,73 @@
+import ArgumentParser
+import BlockIO
+import Kcopyd
+
+struct CopyCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "copy",
+    abstract: "Copy a file or disk to one or more others.",
+    discussion: """
+      Files that don't exist are made as long as the copy; existing ones must be large enough, \
+      and only the copied part of them is overwritten. A destination that fails is left alone and \
+      the others are finished. "Copied" is said when everything is durable.
+      """)
+
+  @Argument(help: ArgumentHelp("File or block device to read.", valueName: "source"))
+  var source: String
+
+  @Argument(help: ArgumentHelp("Files or block devices to write, up to 64.", valueName: "dest"))
+  var destinations: [String] = []
+
+  @Option(help: "First sector to read, such as 2048s or 1MiB. (default: 0)")
+  var from: String?
+
+  @Option(help: "First sector to write. (default: 0)")
+  var to: String?
+
+  @Option(help: "How many sectors to copy. (default: up to the end of the source)")
+  var count: String?
+
+  @OptionGroup var options: EngineOptions
+
+  func run() async throws {
+    let interruption = Interruption()
+    let from = try from.map { try Sector($0, option: "--from") } ?? .zero
+    let to = try to.map { try Sector($0, option: "--to") } ?? .zero
+    let count = try count.map { try Sector($0, option: "--count") }
+    if count == .zero { throw Refusal("--count: must be more than 0") }
+    let engine = try options.makeEngine()
+    let source = try Source(source, from: from, count: count, options: options, on: engine.loop)
+    let destinations = try Destinations(
+      self.destinations, of: source, at: to, options: options, on: engine.loop)
+    if options.explain {
+      Explanation(engine: engine, source: source.device, destinations: destinations.devices)
+        .show()
+    }
+    let transfer = Transfer(
+      engine: engine, devices: destinations.devices, byteCount: source.byteCount,
+      options: options)
+    let regions = destinations.devices.map {
+      IORegion($0, sector: to, count: source.region.count)
+    }
+    let report = try await transfer.run("copying", interruption: interruption) {
+      (progress, notify) throws(KcopydError) in
+      try engine.client.copy(
+        from: source.region, to: regions, options: options.copyOptions, progress: progress,
+        notify: notify)
+    }
+    if !options.noSync { destinations.syncFolders() }
+    try show(report, verb: "copied", options)
+  }
+}
+
+/// Prints the account of a job and ends with the status it makes.
+func show(_ report: Report, verb: String, _ options: EngineOptions) throws {
+  if options.json {
+    Output.say(try report.json())
+  } else if !report.isGood {
+    Output.note(report.text(verb: verb))
+  } else if !options.quiet {
+    Output.say(report.text(verb: verb))
+  }
+  if report.status != 0 { throw Ended(status: report.status) }
+}

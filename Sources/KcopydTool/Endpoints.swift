@@ -1,0 +1,132 @@
+import BlockIO
+import Foundation
+import Kcopyd
+import SystemPackage
+
+/// The source of a copy and the part of it that is wanted.
+struct Source {
+  let device: FileDevice
+  let region: IORegion
+  /// The bytes of the region that the source has: its last sector may be a begun one.
+  let byteCount: UInt64
+
+  /// Opens `path` and finds the region; every refusal says what is wrong with which.
+  init(
+    _ path: String, from: Sector, count: Sector?, options: EngineOptions, on loop: IOLoop
+  ) throws(Refusal) {
+    device = try openDevice(path, writable: false, options: options, on: loop)
+    guard device.sectorCount > .zero else { throw Refusal("'\(path)' is empty: nothing to copy") }
+    guard from < device.sectorCount else {
+      throw Refusal(
+        "--from: sector \(from.rawValue) is behind the end of '\(path)',"
+          + " which has \(device.sectorCount.rawValue) sectors")
+    }
+    let count = count ?? device.sectorCount - from
+    guard count <= device.sectorCount - from else {
+      throw Refusal(
+        "--count: \(count.rawValue) sectors from \(from.rawValue) on reach behind the end of"
+          + " '\(path)', which has \(device.sectorCount.rawValue) sectors")
+    }
+    region = IORegion(device, sector: from, count: count)
+    byteCount = min(device.byteCount, region.sectors.upperBound.bytes) - from.bytes
+  }
+}
+
+/// Opens one device; the refusal names it and says what to do.
+func openDevice(
+  _ path: String, writable: Bool, options: EngineOptions, on loop: IOLoop
+) throws(Refusal) -> FileDevice {
+  do throws(IOFailure) {
+    return try FileDevice.open(
+      path, .init(isWritable: writable, direct: options.direct, isExclusive: !options.force),
+      on: loop)
+  } catch {
+    let hint = error.errno == .resourceBusy ? "; release it, or use --force" : ""
+    throw Refusal(error.description + hint)
+  }
+}
+
+/// The destinations of a copy. Files that don't exist are made last, when nothing else can be
+/// refused any more, and removed again when making one of them fails.
+struct Destinations {
+  private(set) var devices: [FileDevice] = []
+  private(set) var created: [String] = []
+
+  init(
+    _ paths: [String], of source: Source, at start: Sector, options: EngineOptions, on loop: IOLoop
+  ) throws(Refusal) {
+    guard !paths.isEmpty else { throw Refusal("no destination") }
+    guard paths.count <= KcopydClient.maximumDestinations else {
+      throw Refusal(
+        "\(paths.count) destinations; the most is \(KcopydClient.maximumDestinations)")
+    }
+    let (end, overflow) = start.rawValue.addingReportingOverflow(source.region.count.rawValue)
+    guard !overflow, !Sector(end).bytesOverflow else {
+      throw Refusal("--to: sector \(start.rawValue) is beyond what can be addressed")
+    }
+    let wanted = start.bytes + source.byteCount
+    var opened: [Int: FileDevice] = [:]
+    for (index, path) in paths.enumerated() where Self.exists(path) {
+      let device = try openDevice(path, writable: true, options: options, on: loop)
+      try Self.check(device, against: source, wanted: wanted)
+      if let other = opened.values.first(where: { $0.identity == device.identity }) {
+        throw Refusal("'\(path)' and '\(other.name)' are the same destination")
+      }
+      opened[index] = device
+    }
+    do throws(Refusal) {
+      for (index, path) in paths.enumerated() where opened[index] == nil {
+        opened[index] = try Self.create(path, byteCount: wanted, options: options, on: loop)
+        created.append(path)
+      }
+    } catch {
+      for path in created { unlink(path) }
+      throw error
+    }
+    devices = paths.indices.compactMap { opened[$0] }
+  }
+
+  private static func exists(_ path: String) -> Bool {
+    var status = stat()
+    return stat(path, &status) == 0 || errno != ENOENT
+  }
+
+  private static func check(
+    _ device: FileDevice, against source: Source, wanted: UInt64
+  ) throws(Refusal) {
+    guard device.identity != source.device.identity else {
+      throw Refusal("'\(device.name)' is the source itself")
+    }
+    guard device.byteCount >= wanted else {
+      throw Refusal(
+        "'\(device.name)' is too small: it has \(device.byteCount) bytes, \(wanted) are needed")
+    }
+    guard wanted % Sector.byteCount == 0 || device.byteCount == wanted else {
+      throw Refusal(
+        "the end of '\(source.device.name)' is no whole sector, and '\(device.name)' goes on"
+          + " behind it; copy whole sectors with --count")
+    }
+  }
+
+  private static func create(
+    _ path: String, byteCount: UInt64, options: EngineOptions, on loop: IOLoop
+  ) throws(Refusal) -> FileDevice {
+    do throws(IOFailure) {
+      return try FileDevice.create(path, byteCount: byteCount, direct: options.direct, on: loop)
+    } catch {
+      let hint = error.errno == .fileExists ? " (given twice?)" : ""
+      throw Refusal("cannot create '\(path)': \(error.reason)\(hint)")
+    }
+  }
+
+  /// Makes the names of new files durable, as flushing the files does for their content.
+  func syncFolders() {
+    for path in created {
+      let folder = URL(fileURLWithPath: path).deletingLastPathComponent().path
+      let descriptor = open(folder, O_RDONLY | O_CLOEXEC)
+      guard descriptor >= 0 else { continue }
+      fsync(descriptor)
+      close(descriptor)
+    }
+  }
+}

@@ -1,0 +1,37 @@
+import BlockIO
+import Kcopyd
+
+/// How a job is going to be done, and why.
+struct Explanation {
+  let engine: Engine
+  let source: FileDevice?
+  let destinations: [FileDevice]
+
+  func show() {
+    let devices = (source.map { [("source", $0)] } ?? []) + destinations.map { ("dest", $0) }
+    var rows = devices.map { role, device in
+      [role, device.name, device.directReason, "blocks of \(device.limits.logicalBlock) bytes"]
+    }
+    rows.append(["backend", engine.loop.backendName])
+    rows.append(["way", way])
+    rows.append([
+      "memory",
+      "\(Format.bytes(UInt64(engine.client.pageCount * PagePool.pageSize))) in pieces of"
+        + " \(Format.bytes(engine.client.subJob.bytes))",
+    ])
+    Output.note(Format.table(rows))
+  }
+
+  private var way: String {
+    guard let source else {
+      return destinations.allSatisfy(\.limits.supportsWriteZeroes)
+        ? "zeroes by command: every destination can" : "zeroes written from memory"
+    }
+    if PageCachedCopy(source: source, destinations: destinations) != nil {
+      return "\(engine.loop.transferThreads) threads, each reads a piece and writes it to all"
+        + " destinations: the fastest where everything ends in the page cache"
+    }
+    return "\(KcopydClient.subJobsInFlight) pieces under way, each request by itself"
+      + " through \(engine.loop.backendName): the fastest where a disk is waited for"
+  }
+}

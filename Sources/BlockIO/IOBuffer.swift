@@ -9,13 +9,13 @@ import SystemPackage
   import Darwin
 #endif
 
+// @unchecked Sendable: the pointer is an address, the bytes behind it belong to one sub-job at a
+// time, and that one awaits each transfer before it starts another that conflicts.
+
 /// A piece of memory that devices read into and write from: a view, whole sectors long.
 ///
 /// A view owns nothing. It may be used only while its owner – ``Pages`` – lives. The engine
 /// guarantees it by structure: the pages are a local value of the function that awaits the I/O.
-//
-// @unchecked Sendable: the pointer is an address, the bytes behind it belong to one sub-job at a
-// time, and that one awaits each transfer before it starts another that conflicts.
 public struct IOBuffer: @unchecked Sendable {
   /// Memory of the owner; valid for `byteCount` bytes while the owner lives.
   let base: UnsafeMutableRawPointer

@@ -12,7 +12,7 @@ public struct IOFailure: Error, Hashable, Sendable, CustomStringConvertible {
     case flush
     case blockStatus = "ask for the extents of"
     case reservePages = "reserve pages for"
-    case startLoop = "start the I/O loop of"
+    case startLoop = "start an I/O loop on"
   }
 
   /// What was attempted.

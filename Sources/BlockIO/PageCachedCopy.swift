@@ -1,6 +1,5 @@
 /// The shortest way for files in the page cache: a thread reads a piece and writes it to all
-/// destinations in one go, while the piece is still in its processor's cache. Small pieces that
-/// needn't wait for a disk are copied on the spot, without leaving the loop.
+/// destinations in one go, while the piece is still in its processor's cache.
 public struct PageCachedCopy: Sendable {
   private let source: PageCachedFile
   private let destinations: [PageCachedFile]
@@ -40,37 +39,9 @@ public struct PageCachedCopy: Sendable {
   public func run(
     _ sectors: Range<Sector>, to targets: [Target], through buffer: IOBuffer, on loop: IOLoop
   ) async -> Outcome {
-    if buffer.byteCount <= FileDevice.onTheSpotLimit,
-      targets.allSatisfy({ destinations[$0.index].mayWriteOnTheSpot }),
-      let outcome = runOnTheSpot(sectors, to: targets, through: buffer)
-    {
-      return outcome
-    }
     return await loop.transferring {
       copy(sectors, to: targets, through: buffer)
     }
-  }
-
-  /// nil when something would have to wait. It is done all over again then, to the same effect.
-  private func runOnTheSpot(
-    _ sectors: Range<Sector>, to targets: [Target], through buffer: IOBuffer
-  ) -> Outcome? {
-    var outcome = Outcome()
-    do throws(IOFailure) {
-      guard try source.readOnTheSpot(sectors, into: buffer) == .done else { return nil }
-    } catch {
-      outcome.readFailure = error
-      return outcome
-    }
-    for target in targets {
-      do throws(IOFailure) {
-        let file = destinations[target.index]
-        guard try file.writeOnTheSpot(target.sectors, from: buffer) == .done else { return nil }
-      } catch {
-        outcome.writeFailures.append((target.index, error))
-      }
-    }
-    return outcome
   }
 
   private func copy(
@@ -91,5 +62,39 @@ public struct PageCachedCopy: Sendable {
       }
     }
     return outcome
+  }
+}
+
+// MARK: On the spot
+
+extension PageCachedCopy {
+  /// The largest copy that is tried on the spot, in bytes.
+  public static let onTheSpotLimit = FileDevice.onTheSpotLimit
+
+  /// Copies a small region here and now, if all ends are files in the page cache and nothing has
+  /// to wait for a disk. The regions must not overlap.
+  ///
+  /// - Returns: whether everything was copied. If not, any part may have been: do it again in
+  ///   another way, to the same effect, and learn there what failed.
+  public static func onTheSpot(
+    from source: IORegion, to destinations: [IORegion], through buffer: IOBuffer
+  ) -> Bool {
+    guard let file = source.device.pageCachedFile else { return false }
+    do throws(IOFailure) {
+      for destination in destinations {
+        guard let file = destination.device.pageCachedFile, file.mayWriteOnTheSpot else {
+          return false
+        }
+      }
+      guard try file.readOnTheSpot(source.sectors, into: buffer) == .done else { return false }
+      for destination in destinations where destination.count > .zero {
+        guard let file = destination.device.pageCachedFile,
+          try file.writeOnTheSpot(destination.sectors, from: buffer) == .done
+        else { return false }
+      }
+      return true
+    } catch {
+      return false
+    }
   }
 }

@@ -133,7 +133,8 @@ public actor KcopydClient {
     _ plan: CopyPlan, _ progress: CopyProgress?
   ) async throws(KcopydError) -> CopyResult {
     try await running { resources async in
-      await CopyJob(plan, resources: resources, progress: progress).run()
+      if let result = plan.copyOnTheSpot(resources, progress) { return result }
+      return await CopyJob(plan, resources: resources, progress: progress).run()
     }
   }
 
@@ -152,7 +153,12 @@ public actor KcopydClient {
     try beginJob()
     let job = CopyJob(plan, resources: resources, progress: progress)
     Task(executorPreference: loop) {
-      let result = await job.run()
+      let result =
+        if let result = plan.copyOnTheSpot(self.resources, progress) {
+          result
+        } else {
+          await job.run()
+        }
       await self.finish(neededIO: !plan.isEmpty) { notify(result) }
     }
     return CopyHandle(job: job)

@@ -121,7 +121,8 @@ struct OpenedFile {
           options.isWritable && blockio_can_punch_holes(cached.rawValue, byteCount)
         limits.supportsDiscard = limits.supportsWriteZeroes
       }
-      let isInMemory = blockio_is_memory_file_system(cached.rawValue)
+      // A block special's own file system is that of its name.
+      let isInMemory = !isBlockSpecial && blockio_is_memory_file_system(cached.rawValue)
       onTheSpot = isInMemory ? .always : .ifReady
       try openDirect(path, options, isInMemory: isInMemory)
     } catch {

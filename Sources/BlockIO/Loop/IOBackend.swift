@@ -32,10 +32,10 @@ extension Duration {
   }
 }
 
-/// One transfer between a file and memory, to be done by a backend.
-//
 // @unchecked Sendable: the buffer is an address, and its memory belongs to this request until it
 // has completed.
+
+/// One transfer between a file and memory, to be done by a backend.
 public struct TransferRequest: @unchecked Sendable {
   /// Which way the bytes go.
   public enum Direction: Sendable { case read, write }

@@ -1,8 +1,12 @@
 import CBlockIO
+import Dispatch
 import HeapModule
 public import Logging
 import Synchronization
 import SystemPackage
+
+// @unchecked Sendable: `local` is touched on the loop's thread only, which every access checks by
+// `isCurrent` or by being called from `run`; everything else is constant or behind the mutex.
 
 /// One thread that runs tasks and owns one I/O backend.
 ///
@@ -11,9 +15,6 @@ import SystemPackage
 /// it, its completion resumes the task here. No locks, no thread hops. The loop's ``now`` and
 /// ``sleep(for:)`` are the only time such code knows, which is what lets the simulated backend run
 /// it all deterministically.
-//
-// @unchecked Sendable: `local` is touched on the loop's thread only, which every access checks by
-// `isCurrent` or by being called from `run`; everything else is constant or behind the mutex.
 public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
   /// What the backend is called: `uring`, `threads`, `simulated`.
   public let backendName: String
@@ -87,18 +88,22 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
     logger: Logger = Logger(label: "kcopyd")
   ) throws(IOFailure) -> IOLoop {
     let started = StartSignal()
-    startThread(named: "kcopyd-loop") {
-      // On this very thread, because a ring takes requests from its creator only.
-      let backend = Result { () throws(IOFailure) in try makeBackend(backend, logger: logger) }
-      switch backend {
-      case .failure(let failure): started.signal(.failure(failure))
-      case .success(let backend):
-        let loop = IOLoop(backend, transferThreads: transferThreads, blockingThreads: 16)
-        (backend as? ThreadBackend)?.pool = loop.blockingPool
-        loop.claimThread()
-        started.signal(.success(loop))
-        _ = loop.run { false }
+    do throws(Errno) {
+      try startThread(named: "kcopyd-loop") {
+        // On this very thread, because a ring takes requests from its creator only.
+        let backend = Result { () throws(IOFailure) in try makeBackend(backend, logger: logger) }
+        switch backend {
+        case .failure(let failure): started.signal(.failure(failure))
+        case .success(let backend):
+          let loop = IOLoop(backend, transferThreads: transferThreads, blockingThreads: 16)
+          (backend as? ThreadBackend)?.pool = loop.blockingPool
+          loop.claimThread()
+          started.signal(.success(loop))
+          _ = loop.run { false }
+        }
       }
+    } catch {
+      throw IOFailure(.startLoop, "a new thread", errno: error)
     }
     return try started.wait().get()
   }
@@ -289,4 +294,24 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
 public struct LoopStalled: Error, CustomStringConvertible {
   /// What it means.
   public var description: String { "stalled: everything waits and nothing is under way" }
+}
+
+/// Tells the thread that starts a loop how that went.
+private final class StartSignal: Sendable {
+  private let semaphore = DispatchSemaphore(value: 0)
+  private let result = Mutex<Result<IOLoop, IOFailure>?>(nil)
+
+  func signal(_ outcome: Result<IOLoop, IOFailure>) {
+    result.withLock { $0 = outcome }
+    semaphore.signal()
+  }
+
+  /// Waits for the new thread's first steps: bounded, it does nothing but set up its backend.
+  func wait() -> Result<IOLoop, IOFailure> {
+    semaphore.wait()
+    guard let outcome = result.withLock({ $0 }) else {
+      preconditionFailure("signalled without a result")
+    }
+    return outcome
+  }
 }

@@ -47,26 +47,6 @@ final class ThreadBackend: IOBackend {
   }
 }
 
-/// Tells the thread that starts a loop how that went.
-final class StartSignal: Sendable {
-  private let semaphore = DispatchSemaphore(value: 0)
-  private let result = Mutex<Result<IOLoop, IOFailure>?>(nil)
-
-  func signal(_ outcome: Result<IOLoop, IOFailure>) {
-    result.withLock { $0 = outcome }
-    semaphore.signal()
-  }
-
-  /// Waits for the new thread's first steps: bounded, it does nothing but set up its backend.
-  func wait() -> Result<IOLoop, IOFailure> {
-    semaphore.wait()
-    guard let outcome = result.withLock({ $0 }) else {
-      preconditionFailure("signalled without a result")
-    }
-    return outcome
-  }
-}
-
 /// The backend that was asked for. On the thread of the loop that will own it.
 func makeBackend(_ choice: BackendChoice, logger: Logger) throws(IOFailure) -> any IOBackend {
   #if os(Linux)

@@ -1,15 +1,7 @@
-import CBlockIO
 import DequeModule
 import Dispatch
 import Synchronization
-
-#if canImport(Glibc)
-  import Glibc
-#elseif canImport(Musl)
-  import Musl
-#elseif canImport(Darwin)
-  import Darwin
-#endif
+import SystemPackage
 
 /// A bounded number of threads for calls that block. Threads come with the work, up to the bound,
 /// and go when the pool does.
@@ -48,8 +40,21 @@ final class WorkerPool: Sendable {
       state.threads += 1
       return true
     }
-    if needsThread { startThread(named: threadName) { self.work() } }
+    if needsThread { addThread() }
     available.signal()
+  }
+
+  private func addThread() {
+    do throws(Errno) {
+      try startThread(named: threadName) { self.work() }
+    } catch {
+      let threads = state.withLock { state in
+        state.threads -= 1
+        return state.threads
+      }
+      // With one thread everything gets done, if later. With none, nothing ever would.
+      precondition(threads > 0, "cannot start a thread: \(error)")
+    }
   }
 
   /// Lets the threads end when the queue is empty.
@@ -76,40 +81,4 @@ final class WorkerPool: Sendable {
       }
     }
   }
-}
-
-/// Starts a detached thread that runs `body`.
-func startThread(named name: String, _ body: @escaping @Sendable () -> Void) {
-  final class Start: Sendable {
-    let name: String
-    let body: @Sendable () -> Void
-    init(_ name: String, _ body: @escaping @Sendable () -> Void) {
-      self.name = name
-      self.body = body
-    }
-  }
-  // The box is retained here and released by the thread: one owner at a time.
-  let start = Unmanaged.passRetained(Start(name, body)).toOpaque()
-  #if canImport(Darwin)
-    var thread: pthread_t?
-  #else
-    var thread = pthread_t()
-  #endif
-  let error = pthread_create(&thread, nil, { argument in
-    #if canImport(Darwin)
-      let start = Unmanaged<Start>.fromOpaque(argument).takeRetainedValue()
-    #else
-      guard let argument else { return nil }
-      let start = Unmanaged<Start>.fromOpaque(argument).takeRetainedValue()
-    #endif
-    blockio_name_thread(start.name)
-    start.body()
-    return nil
-  }, start)
-  precondition(error == 0, "cannot start a thread: errno \(error)")
-  #if canImport(Darwin)
-    if let thread { pthread_detach(thread) }
-  #else
-    pthread_detach(thread)
-  #endif
 }

@@ -54,7 +54,8 @@ struct EngineOptions: ParsableArguments {
     }
     guard (0...100).contains(throttle) else { throw Refusal("--throttle: must be 0 to 100") }
     let rate = try rate.map { text throws(Refusal) in
-      try Size.bytes(text.hasSuffix("/s") ? String(text.dropLast(2)) : text, plain: 1,
+      try Size.bytes(
+        text.hasSuffix("/s") ? String(text.dropLast(2)) : text, plain: 1,
         option: "--rate")
     }
     if rate == 0 { throw Refusal("--rate: must be more than 0") }

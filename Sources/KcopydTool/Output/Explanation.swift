@@ -28,10 +28,9 @@ struct Explanation {
         ? "zeroes by command: every destination can" : "zeroes written from memory"
     }
     if PageCachedCopy(source: source, destinations: destinations) != nil {
-      return "\(engine.loop.transferThreads) threads, each reads a piece and writes it to all"
-        + " destinations: the fastest where everything ends in the page cache"
+      return "whole pieces on \(engine.loop.transferThreads) threads: fastest within the page cache"
     }
-    return "\(KcopydClient.subJobsInFlight) pieces under way, each request by itself"
-      + " through \(engine.loop.backendName): the fastest where a disk is waited for"
+    return "\(KcopydClient.subJobsInFlight) pieces under way, request by request:"
+      + " fastest where disks are waited for"
   }
 }

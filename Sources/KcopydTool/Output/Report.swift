@@ -80,7 +80,7 @@ struct Report {
 
   private func reason(_ index: Int) -> String {
     let destination = result.destinations[index]
-    var reasons = destination.failures.entries.prefix(2).map {
+    var reasons = destination.failures.ascending.prefix(2).map {
       "\($0.failure.operation.rawValue) of \($0.failure.sectors?.label ?? "it"): "
         + $0.failure.reason
     }
@@ -96,7 +96,7 @@ struct Report {
   private var readErrors: [String] {
     guard result.readError else { return [] }
     let place = result.ending == .finished ? " (written as zeros)" : ""
-    let shown = result.readFailures.entries.prefix(10).map { "  \($0.failure)" }
+    let shown = result.readFailures.ascending.prefix(10).map { "  \($0.failure)" }
     let more = result.readFailures.entries.count - shown.count + result.readFailures.omitted
     return ["unreadable\(place): \(result.readFailures.sectors.sectorCount.rawValue) sectors"]
       + shown + (more > 0 ? ["  and \(more) more ranges"] : [])
@@ -155,10 +155,17 @@ extension Report {
   }
 
   private func failures(_ log: FailureLog) -> [Document.Failure] {
-    log.entries.map {
+    log.ascending.map {
       .init(
         sectors: range($0.sectors), reason: $0.failure.reason, errno: $0.failure.errno.rawValue)
     }
+  }
+}
+
+extension FailureLog {
+  /// The reasons by place; they are kept in the order in which they came.
+  var ascending: [Entry] {
+    entries.sorted { $0.sectors.lowerBound < $1.sectors.lowerBound }
   }
 }
 

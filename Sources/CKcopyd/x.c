@@ -1,0 +1,1 @@
+int kcopyd_x;

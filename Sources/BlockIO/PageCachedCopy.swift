@@ -1,27 +1,33 @@
 /// The shortest way for files in the page cache: a thread reads a piece and writes it to all
-/// destinations in one go, while the piece is still in its processor's cache.
+/// destinations in one go, while the piece is still in its processor's cache, and then the next.
 public struct PageCachedCopy: Sendable {
   private let source: PageCachedFile
   private let destinations: [PageCachedFile]
 
-  /// A destination of one piece.
+  /// A destination that is to be written: which one, and where.
   public struct Target: Sendable {
-    let index: Int
-    let sectors: Range<Sector>
+    /// Its index among the destinations.
+    public let index: Int
+    /// Where its part of the run begins.
+    public let start: Sector
 
-    /// The sectors of the destination of that index.
-    public init(index: Int, sectors: Range<Sector>) {
+    /// The destination of that index, from sector `start` on.
+    public init(index: Int, start: Sector) {
       self.index = index
-      self.sectors = sectors
+      self.start = start
     }
   }
 
-  /// What became of a piece.
+  /// How far a run came: to its end, or to the first piece with a failure.
   public struct Outcome: Sendable {
-    /// Why it couldn't be read; nothing was written then.
+    /// How many sectors were copied to all targets before that piece.
+    public var copied = Sector.zero
+    /// Why the piece couldn't be read; it was written nowhere then.
     public var readFailure: IOFailure?
-    /// The destinations, by index, that couldn't be written.
+    /// The targets that couldn't be written, by index; the others have the piece.
     public var writeFailures: [(index: Int, failure: IOFailure)] = []
+
+    var hasFailed: Bool { readFailure != nil || !writeFailures.isEmpty }
   }
 
   /// nil unless all ends are files in the page cache.
@@ -32,36 +38,49 @@ public struct PageCachedCopy: Sendable {
     self.destinations = files
   }
 
-  /// How many pieces keep the threads of `loop` busy: one more than there are threads.
+  /// How many runs keep the threads of `loop` busy: one more than there are threads.
   public static func parallelism(on loop: IOLoop) -> Int { loop.transferThreads + 1 }
 
-  /// Copies `sectors` of the source to the targets through `buffer`, which has their length.
+  /// The longest run that is worth it: long enough that handing it to a thread costs nothing.
+  public static let longestRun = Sector(holding: 4 << 20)
+
+  /// Copies `sectors` of the source to the targets, in pieces as long as `buffer`, which lies
+  /// between reading and writing.
   public func run(
     _ sectors: Range<Sector>, to targets: [Target], through buffer: IOBuffer, on loop: IOLoop
   ) async -> Outcome {
-    return await loop.transferring {
-      copy(sectors, to: targets, through: buffer)
+    await loop.transferring {
+      var outcome = Outcome()
+      while outcome.copied < sectors.length {
+        let count = min(buffer.sectorCount, sectors.length - outcome.copied)
+        copyPiece(of: sectors, to: targets, buffer.slice(.zero, count), &outcome)
+        if outcome.hasFailed { break }
+        outcome.copied += count
+      }
+      return outcome
     }
   }
 
-  private func copy(
-    _ sectors: Range<Sector>, to targets: [Target], through buffer: IOBuffer
-  ) -> Outcome {
-    var outcome = Outcome()
+  /// Copies the piece behind what `outcome` says is copied.
+  private func copyPiece(
+    of sectors: Range<Sector>, to targets: [Target], _ buffer: IOBuffer, _ outcome: inout Outcome
+  ) {
+    let offset = outcome.copied
+    let piece = Sector.zero..<buffer.sectorCount
     do throws(IOFailure) {
-      try source.read(sectors, into: buffer)
+      try source.read(piece.shifted(by: sectors.lowerBound + offset), into: buffer)
     } catch {
       outcome.readFailure = error
-      return outcome
+      return
     }
     for target in targets {
       do throws(IOFailure) {
-        try destinations[target.index].write(target.sectors, from: buffer, options: [])
+        try destinations[target.index]
+          .write(piece.shifted(by: target.start + offset), from: buffer, options: [])
       } catch {
         outcome.writeFailures.append((target.index, error))
       }
     }
-    return outcome
   }
 }
 

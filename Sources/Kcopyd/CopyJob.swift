@@ -62,8 +62,22 @@ actor CopyJob {
       } else {
         resources.parallelism
       }
-    let segment = zeroesByCommand ? max(resources.subJob, Self.zeroSegment) : resources.subJob
+    let segment =
+      if zeroesByCommand {
+        max(resources.subJob, Self.zeroSegment)
+      } else if pageCachedCopy != nil, resources.throttle == nil {
+        Self.run(of: plan.count, subJob: resources.subJob, parallelism: parallelism)
+      } else {
+        resources.subJob
+      }
     cursor = SegmentCursor(count: plan.count, segment: segment, order: plan.order)
+  }
+
+  /// As many sub-jobs in one go as are worth it, but enough runs that all threads end together.
+  private static func run(of count: Sector, subJob: Sector, parallelism: Int) -> Sector {
+    let share = Sector(count.rawValue / UInt64(4 * parallelism))
+    let length = min(PageCachedCopy.longestRun, share)
+    return max(subJob, Sector(length.rawValue / subJob.rawValue) * subJob.rawValue)
   }
 
   /// No further segment is taken; those under way are finished.
@@ -112,7 +126,8 @@ actor CopyJob {
       let pages = await resources.pool.take(PagePool.pages(holding: wanted))
       // The job may have ended while this waited for its pages.
       guard !wantsNoMore, let segment = cursor.next() else { return pages.giveBack() }
-      await copy(segment, through: pages.buffer.slice(.zero, segment.length))
+      let length = min(segment.length, resources.subJob)
+      await copy(segment, through: pages.buffer.slice(.zero, length))
       pages.giveBack()
     }
   }
@@ -132,7 +147,9 @@ actor CopyJob {
   private func copy(_ segment: Range<Sector>, through buffer: IOBuffer) async {
     let bytes = segment.length.bytes
     if let pageCachedCopy {
-      return await stage(bytes: bytes) { await copyAtOnce(segment, buffer, with: pageCachedCopy) }
+      return await stage(bytes: bytes) {
+        await copyAtOnce(segment, through: buffer, with: pageCachedCopy)
+      }
     }
     var isRead = false
     await stage(bytes: bytes) { isRead = await read(segment, into: buffer) }
@@ -183,23 +200,27 @@ actor CopyJob {
   private func salvage(
     _ segment: Range<Sector>, into buffer: IOBuffer, from source: IORegion
   ) async {
-    let block = Sector(holding: UInt64(source.device.limits.physicalBlock))
+    let block = max(1, UInt64(source.device.limits.physicalBlock) / Sector.byteCount)
     var pieces = [segment]
     while let piece = pieces.popLast() {
       let part = buffer.slice(piece.lowerBound - segment.lowerBound, piece.length)
       do throws(IOFailure) {
         try await source.device.read(source.sectors(of: piece), into: part)
       } catch {
-        guard piece.length > block else {
-          part.clear()
-          noteReadFailure(error, in: piece)
-          continue
+        // What lies before the failure has been read.
+        let bad = error.place(in: piece, start: source.sector).lowerBound
+        let place = source.sector + bad
+        let blockEnd = bad + Sector(block - place.rawValue % block)
+        if blockEnd >= piece.upperBound {
+          part.slice(bad - piece.lowerBound, piece.upperBound - bad).clear()
+          noteReadFailure(error, in: bad..<piece.upperBound)
+        } else {
+          // Its block alone, if it is known; otherwise halves, cut between blocks.
+          let half = Sector((piece.upperBound - bad).rawValue / 2 / block * block)
+          let middle = bad > piece.lowerBound ? blockEnd : max(blockEnd, bad + half)
+          pieces.append(middle..<piece.upperBound)
+          pieces.append(bad..<middle)
         }
-        // In the middle, at a whole block.
-        let half = Sector(piece.length.rawValue / 2 / block.rawValue) * block.rawValue
-        let middle = piece.lowerBound + max(half, block)
-        pieces.append(middle..<piece.upperBound)
-        pieces.append(piece.lowerBound..<middle)
       }
     }
   }
@@ -264,37 +285,65 @@ actor CopyJob {
 
   // MARK: At once
 
-  /// Reads and writes the segment in one go, within the page cache.
+  /// Reads and writes a run of segments in one go, within the page cache.
   private func copyAtOnce(
-    _ segment: Range<Sector>, _ buffer: IOBuffer, with copy: PageCachedCopy
+    _ run: Range<Sector>, through buffer: IOBuffer, with copy: PageCachedCopy
   ) async {
     guard let source = plan.source else { preconditionFailure("a zeroing job reads nothing") }
-    let indices = active
-    let targets = indices.map {
-      PageCachedCopy.Target(index: $0, sectors: plan.destinations[$0].sectors(of: segment))
-    }
-    let outcome = await copy.run(
-      source.sectors(of: segment), to: targets, through: buffer, on: resources.loop)
-    if let failure = outcome.readFailure {
-      guard plan.options.contains(.ignoreErrors) else {
-        noteReadFailure(failure, in: segment)
-        isStopped = true
-        return abandon(segment, wasRead: false)
+    var rest = run
+    while !rest.isEmpty {
+      // After an error what comes behind it hasn't been taken yet.
+      guard !isStopped else { return abandon(rest, wasRead: false) }
+      let targets = active.map {
+        PageCachedCopy.Target(
+          index: $0, start: plan.destinations[$0].sectors(of: rest).lowerBound)
       }
-      await salvage(segment, into: buffer, from: source)
-      progress?.addRead(segment.length)
-      return await write(segment, from: buffer)
+      let outcome = await copy.run(
+        source.sectors(of: rest), to: targets, through: buffer, on: resources.loop)
+      let good = rest.lowerBound..<rest.lowerBound + outcome.copied
+      noteCopied(good, to: targets)
+      rest = good.upperBound..<rest.upperBound
+      if rest.isEmpty { return }
+      let length = min(buffer.sectorCount, rest.length)
+      let failed = rest.lowerBound..<rest.lowerBound + length
+      await settle(failed, outcome, targets, through: buffer.slice(.zero, length))
+      rest = failed.upperBound..<rest.upperBound
     }
-    progress?.addRead(segment.length)
-    for index in plan.activeDestinations where !indices.contains(index) {
-      result.destinations[index].missing.insert(segment)
-    }
-    for index in indices {
-      if let failed = outcome.writeFailures.first(where: { $0.index == index }) {
-        noteWriteFailure(failed.failure, in: segment, of: index)
+  }
+
+  private func noteCopied(_ sectors: Range<Sector>, to targets: [PageCachedCopy.Target]) {
+    guard !sectors.isEmpty else { return }
+    progress?.addRead(sectors.length)
+    for index in plan.activeDestinations {
+      if targets.contains(where: { $0.index == index }) {
+        progress?.addWritten(sectors.length, destination: index)
       } else {
-        progress?.addWritten(segment.length, destination: index)
+        result.destinations[index].missing.insert(sectors)
       }
+    }
+  }
+
+  /// Takes note of the piece with which a run ended.
+  private func settle(
+    _ piece: Range<Sector>, _ outcome: PageCachedCopy.Outcome,
+    _ targets: [PageCachedCopy.Target], through buffer: IOBuffer
+  ) async {
+    if let failure = outcome.readFailure {
+      guard plan.options.contains(.ignoreErrors), let source = plan.source else {
+        noteReadFailure(failure, in: piece)
+        isStopped = true
+        return abandon(piece, wasRead: false)
+      }
+      await salvage(piece, into: buffer, from: source)
+      progress?.addRead(piece.length)
+      return await write(piece, from: buffer)
+    }
+    let written = targets.filter { target in
+      !outcome.writeFailures.contains { $0.index == target.index }
+    }
+    noteCopied(piece, to: written)
+    for (index, failure) in outcome.writeFailures {
+      noteWriteFailure(failure, in: piece, of: index)
     }
   }
 }

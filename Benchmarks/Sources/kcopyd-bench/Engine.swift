@@ -43,7 +43,7 @@ enum Engine {
         group.addTask(executorPreference: direct ? setup.loop : nil) {
           var failures = 0
           for index in stride(from: lane, to: count, by: depth) {
-            let sector = Sector(UInt64(bare_job_offset(UInt64(index), UInt64(count))) / 512)
+            let sector = Sector(bare_job_offset(UInt64(index), UInt64(count)) * 8)
             let isComplete = try? await setup.copy(
               from: IORegion(setup.source, sector: sector, count: 8),
               to: [IORegion(setup.destinations[0], sector: sector, count: 8)])

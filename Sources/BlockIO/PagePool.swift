@@ -21,10 +21,20 @@ public final class PagePool: Sendable {
   private nonisolated(unsafe) let base: UnsafeMutableRawPointer
   private let state: Mutex<State>
 
+  private struct Waiter {
+    let number: UInt64
+    let count: Int
+    /// nil until the waiter has suspended.
+    var continuation: UnsafeContinuation<Int, Never>?
+  }
+
   private struct State {
     /// Pages not lent: disjoint, ascending, never adjacent.
     var free: [Range<Int>]
-    var waiting: Deque<(count: Int, continuation: UnsafeContinuation<Int, Never>)> = []
+    var waiting: Deque<Waiter> = []
+    /// Whose turn came before they had suspended: the first page for each of them.
+    var served: [UInt64: Int] = [:]
+    var waiterCount: UInt64 = 0
 
     /// First fit, so that the same – warm – pages are used again and again.
     mutating func take(_ count: Int) -> Int? {
@@ -80,11 +90,22 @@ public final class PagePool: Sendable {
   /// - Precondition: `count` is at most the reserve.
   public func take(_ count: Int) async -> Pages {
     precondition(count > 0 && count <= pageCount, "a request larger than the reserve")
-    if let pages = tryTake(count) { return pages }
+    let ticket: (start: Int?, number: UInt64) = state.withLock { state in
+      if state.waiting.isEmpty, let start = state.take(count) { return (start, 0) }
+      // The place in the queue is taken here and not where the task suspends: before it does,
+      // others may run.
+      state.waiterCount += 1
+      state.waiting.append(Waiter(number: state.waiterCount, count: count))
+      return (nil, state.waiterCount)
+    }
+    if let start = ticket.start { return Pages(pool: self, range: start..<start + count) }
     let start = await withUnsafeContinuation { continuation in
       let start: Int? = state.withLock { state in
-        if state.waiting.isEmpty, let start = state.take(count) { return start }
-        state.waiting.append((count, continuation))
+        if let start = state.served.removeValue(forKey: ticket.number) { return start }
+        guard let place = state.waiting.firstIndex(where: { $0.number == ticket.number }) else {
+          preconditionFailure("a waiter without a place in the queue")
+        }
+        state.waiting[place].continuation = continuation
         return nil
       }
       if let start { continuation.resume(returning: start) }
@@ -104,7 +125,11 @@ public final class PagePool: Sendable {
       state.giveBack(pages)
       while let first = state.waiting.first, let start = state.take(first.count) {
         state.waiting.removeFirst()
-        served.append((first.continuation, start))
+        if let continuation = first.continuation {
+          served.append((continuation, start))
+        } else {
+          state.served[first.number] = start
+        }
       }
     }
     for (continuation, start) in served { continuation.resume(returning: start) }

@@ -35,14 +35,17 @@ struct CopyPlan: Sendable {
       }
       guard destination.isAddressable else { throw .unaddressable(destination: index) }
     }
-    try Self.refuseOverlaps(destinations)
+    // Nothing of an empty job can overlap, and its destinations may be anywhere.
+    if count > .zero { try Self.refuseOverlaps(destinations) }
     self.source = source
     self.destinations = destinations
     self.count = count
     (order, sourceOverlaps) = try Self.order(source, destinations)
     // What a zoned device can't take out of order, it mustn't be given out of order.
     var options = options
-    if destinations.contains(where: \.device.limits.isZoned) { options.insert(.sequentialWrites) }
+    if destinations.contains(where: { $0.count > .zero && $0.device.limits.isZoned }) {
+      options.insert(.sequentialWrites)
+    }
     if options.contains(.sequentialWrites) { options.remove(.ignoreErrors) }
     self.options = options
     if order == .descending && options.contains(.sequentialWrites) {
@@ -62,7 +65,7 @@ struct CopyPlan: Sendable {
   private static func order(
     _ source: IORegion?, _ destinations: [IORegion]
   ) throws(KcopydError) -> (SegmentCursor.Order, Bool) {
-    guard let source else { return (.ascending, false) }
+    guard let source, source.count > .zero else { return (.ascending, false) }
     let overlapping = destinations.filter { source.overlaps($0) }
     let isBelow = overlapping.contains { $0.sector <= source.sector }
     let isAbove = overlapping.contains { $0.sector > source.sector }

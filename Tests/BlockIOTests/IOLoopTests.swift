@@ -138,17 +138,17 @@ import Testing
       let order = Locked<[Int]>([])
       let start = loop.now
       await withTaskGroup(of: Void.self) { group in
-        for milliseconds in [30, 10, 20] {
+        for milliseconds in [120, 40, 80] {
           group.addTask {
             await loop.sleep(for: .milliseconds(milliseconds))
             order.withLock { $0.append(milliseconds) }
           }
         }
       }
-      #expect(start.duration(to: loop.now) >= .milliseconds(30))
+      #expect(start.duration(to: loop.now) >= .milliseconds(120))
       return order.value
     }
-    #expect(order == [10, 20, 30])
+    #expect(order == [40, 80, 120])
   }
 
   /// Calls that block run beside each other and beside the loop, up to 16 of them.

@@ -48,20 +48,9 @@ import Testing
   }
 
   @Test func moreThanThereIs() {
-    let failure = failure { () throws(IOFailure) in
-      try PagePool(pageCount: Int.max / PagePool.pageSize / 2)
-    }
-    #expect(failure?.errno == .noMemory && failure?.operation == .reservePages)
-    #expect(self.failure { () throws(IOFailure) in try PagePool(pageCount: .max) } != nil)
-  }
-
-  private func failure(_ body: () throws(IOFailure) -> PagePool) -> IOFailure? {
-    do throws(IOFailure) {
-      _ = try body()
-      return nil
-    } catch {
-      return error
-    }
+    let found = refusal { try PagePool(pageCount: Int.max / PagePool.pageSize / 2) }
+    #expect(found?.errno == .noMemory && found?.operation == .reservePages)
+    #expect(refusal { try PagePool(pageCount: .max) } != nil)
   }
 
   /// A large request isn't overtaken by small ones that would fit.

@@ -19,30 +19,17 @@ import Testing
     }
   }
 
-  private func failure(_ body: () async throws(IOFailure) -> Void) async -> IOFailure? {
-    do throws(IOFailure) {
-      try await body()
-      return nil
-    } catch {
-      return error
-    }
-  }
-
   @Test func readErrorNamesTheBadSectorToTheEndOfTheRequest() throws {
     var plan = FaultPlan()
     plan.fail(.read, 13..<14)
     try withDisk(plan: plan) { disk, buffer in
       buffer.clear()
-      let failure = await failure { () throws(IOFailure) in
-        try await disk.read(8..<24, into: buffer)
-      }
-      #expect(failure == IOFailure(.read, "disk", 13..<24, errno: .ioError))
+      let found = await failure { try await disk.read(8..<24, into: buffer) }
+      #expect(found == IOFailure(.read, "disk", 13..<24, errno: .ioError))
       #expect(Pattern("disk").mismatch(buffer.slice(0, 5), from: 8) == nil)
       #expect(buffer.slice(5, 11).isZero)
       #expect(
-        await self.failure { () throws(IOFailure) in
-          try await disk.read(8..<13, into: buffer.slice(0, 5))
-        } == nil)
+        await failure { try await disk.read(8..<13, into: buffer.slice(0, 5)) } == nil)
     }
   }
 
@@ -51,13 +38,11 @@ import Testing
     plan.fail(.write, 10..<12, errno: .noSpace)
     try withDisk(plan: plan) { disk, buffer in
       Pattern("new").fill(buffer, from: 0)
-      let failure = await failure { () throws(IOFailure) in
-        try await disk.write(0..<16, from: buffer)
-      }
-      #expect(failure == IOFailure(.write, "disk", 10..<16, errno: .noSpace))
+      let found = await failure { try await disk.write(0..<16, from: buffer) }
+      #expect(found == IOFailure(.write, "disk", 10..<16, errno: .noSpace))
       #expect(disk.mismatch(0..<10, with: Pattern("new")) == nil)
       #expect(disk.mismatch(10..<64, with: Pattern("disk")) == nil)
-      #expect(disk.log.first?.failure == failure)
+      #expect(disk.log.first?.failure == found)
     }
   }
 
@@ -69,9 +54,7 @@ import Testing
       var reads: [Bool] = []
       for _ in 0..<5 {
         reads.append(
-          await failure { () throws(IOFailure) in
-            try await disk.read(0..<1, into: buffer.slice(0, 1))
-          } == nil)
+          await failure { try await disk.read(0..<1, into: buffer.slice(0, 1)) } == nil)
       }
       #expect(reads == [true, false, false, true, true])
       let flushes = [
@@ -96,11 +79,9 @@ import Testing
           BlockExtent(0..<3, .data), BlockExtent(3..<10, .zero), BlockExtent(10..<20, .data),
         ])
       #expect(try await disk.blockStatus(0..<20, limit: 2) == Array(extents.prefix(2)))
-      let zeroing = await failure { () throws(IOFailure) in
-        try await disk.writeZeroes(39..<42, mayUnmap: false)
-      }
+      let zeroing = await failure { try await disk.writeZeroes(39..<42, mayUnmap: false) }
       #expect(zeroing?.sectors == 40..<42)
-      let discarding = await failure { () throws(IOFailure) in try await disk.discard(50..<51) }
+      let discarding = await failure { try await disk.discard(50..<51) }
       #expect(discarding?.sectors == 50..<51)
       try await disk.discard(20..<30)
       #expect(disk.mismatch(42..<64, with: Pattern("disk")) == nil)
@@ -112,7 +93,7 @@ import Testing
       try await disk.writeZeroes(3..<10, mayUnmap: true)
       #expect(disk.contents(3..<10).allSatisfy { $0 == 0 })
       #expect(disk.count(of: .write) == 1 && disk.count(of: .writeZeroes) == 0)
-      let discard = await failure { () throws(IOFailure) in try await disk.discard(0..<1) }
+      let discard = await failure { try await disk.discard(0..<1) }
       #expect(discard?.errno == .notSupported)
       try await disk.write(0..<16, from: buffer, options: .durable)
       #expect(disk.count(of: .flush) == 1)
@@ -120,10 +101,8 @@ import Testing
     var readOnly = DeviceLimits()
     readOnly.isReadOnly = true
     try withDisk(limits: readOnly) { disk, buffer in
-      let failure = await failure { () throws(IOFailure) in
-        try await disk.write(0..<16, from: buffer)
-      }
-      #expect(failure?.errno == .readOnlyFileSystem)
+      let found = await failure { try await disk.write(0..<16, from: buffer) }
+      #expect(found?.errno == .readOnlyFileSystem)
       try await disk.read(0..<16, into: buffer)
       try await disk.flush()
     }
@@ -142,9 +121,7 @@ import Testing
       #expect(seconds == [3600, 0])
       #expect(log.maximumInFlight == 1 && !log.isAscending)
       #expect(try await disk.blockStatus(0..<64, limit: 1) == [BlockExtent(0..<64, .zero)])
-      let beyond = await failure { () throws(IOFailure) in
-        try await disk.read(60..<76, into: buffer)
-      }
+      let beyond = await failure { try await disk.read(60..<76, into: buffer) }
       #expect(beyond?.errno == .ioError && beyond?.sectors == 60..<76)
     }
   }

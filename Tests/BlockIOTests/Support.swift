@@ -126,22 +126,24 @@ func get(_ path: String) throws -> [UInt8] {
 }
 
 /// The failure of `body`; nil when there is none.
-func failure(_ body: () async throws(IOFailure) -> Void) async -> IOFailure? {
-  do throws(IOFailure) {
+func failure(_ body: () async throws -> Void) async -> IOFailure? {
+  do {
     try await body()
     return nil
   } catch {
-    return error
+    if !(error is IOFailure) { Issue.record(error) }
+    return error as? IOFailure
   }
 }
 
-/// The failure of `body`; nil when there is none.
-func failure<R: ~Copyable>(_ body: () throws(IOFailure) -> R) -> IOFailure? {
-  do throws(IOFailure) {
+/// Why `body` doesn't give what it should; nil when it does.
+func refusal<R>(_ body: () throws -> R) -> IOFailure? {
+  do {
     _ = try body()
     return nil
   } catch {
-    return error
+    if !(error is IOFailure) { Issue.record(error) }
+    return error as? IOFailure
   }
 }
 

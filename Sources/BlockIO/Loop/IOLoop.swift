@@ -236,6 +236,12 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
   private func run(until isDone: () -> Bool) -> Bool {
     let serial = asUnownedSerialExecutor()
     let task = asUnownedTaskExecutor()
+    defer {
+      // The number may be given to another thread.
+      thread.store(0, ordering: .relaxed)
+      transferPool.close()
+      blockingPool.close()
+    }
     while true {
       let isStopping = takeShared()
       // Jobs that become ready meanwhile have the next pass, so that I/O isn't starved.
@@ -243,14 +249,9 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
       for job in local.running { job.runSynchronously(isolatedTo: serial, taskExecutor: task) }
       local.running.removeAll(keepingCapacity: true)
       fireTimers()
-      if isDone() || (isStopping && local.ready.isEmpty) { break }
+      if isDone() || (isStopping && local.ready.isEmpty) { return true }
       if !local.backend.poll(nextWait()) && local.ready.isEmpty { return false }
     }
-    // The number may be given to another thread.
-    thread.store(0, ordering: .relaxed)
-    transferPool.close()
-    blockingPool.close()
-    return true
   }
 
   private func takeShared() -> Bool {

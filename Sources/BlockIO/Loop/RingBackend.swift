@@ -1,5 +1,6 @@
 #if os(Linux)
   import CBlockIO
+  import DequeModule
   import SystemPackage
 
   /// Transfers through io_uring; sleeps on an eventfd that completions and other threads signal.
@@ -14,8 +15,13 @@
     private var waiting: [UnsafeContinuation<Int, Never>?] = []
     private var unused: [Int] = []
     private var hasPrepared = false
+    /// Beyond the ring's depth requests wait here. Were they submitted, completions could find no
+    /// room; the kernel then keeps them back until it is entered in a way this loop never does.
+    private var held: Deque<(TransferRequest, UnsafeContinuation<Int, Never>)> = []
+    private let depth: Int
+    private var inFlight = 0
 
-    /// A ring of `depth` requests. More may be under way: the queue is submitted when full.
+    /// A ring of `depth` requests under way at once.
     ///
     /// - Throws: the errno with which the kernel refuses: `ENOSYS` and `EPERM` where io_uring is
     ///   switched off, `ENOMEM` where the limit of locked memory is too low.
@@ -23,6 +29,7 @@
       // Cooperative task running, single issuer: without the first every completion interrupts
       // the loop, which costs a factor of three to four.
       ring = try IORing(queueDepth: depth, flags: .init(rawValue: 1 << 8 | 1 << 12))
+      self.depth = Int(depth)
       let event = blockio_event_create()
       guard event >= 0 else { throw Errno(rawValue: -event) }
       self.event = FileDescriptor(rawValue: event)
@@ -35,6 +42,15 @@
     var now: LoopInstant { monotonicNow() }
 
     func submit(_ request: TransferRequest, completion: UnsafeContinuation<Int, Never>) {
+      if inFlight < depth {
+        start(request, completion)
+      } else {
+        held.append((request, completion))
+      }
+    }
+
+    private func start(_ request: TransferRequest, _ completion: UnsafeContinuation<Int, Never>) {
+      inFlight += 1
       let number = unused.popLast() ?? waiting.count
       if number == waiting.count {
         waiting.append(completion)
@@ -89,7 +105,11 @@
         }
         waiting[number] = nil
         unused.append(number)
+        inFlight -= 1
         waiter.resume(returning: Int(completion.result))
+      }
+      while inFlight < depth, let (request, completion) = held.popFirst() {
+        start(request, completion)
       }
       return any
     }

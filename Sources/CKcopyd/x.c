@@ -1,1 +1,0 @@
-int kcopyd_x;

@@ -6,7 +6,7 @@ let package = Package(
   platforms: [.macOS(.v26)],
   dependencies: [
     .package(name: "kcopyd", path: ".."),
-    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2")
+    .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
   ],
   targets: [
     .target(name: "BareLoops"),

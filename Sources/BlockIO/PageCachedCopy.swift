@@ -38,11 +38,11 @@ public struct PageCachedCopy: Sendable {
     self.destinations = files
   }
 
-  /// How many runs keep the threads of `loop` busy: one more than there are threads.
-  public static func parallelism(on loop: IOLoop) -> Int { loop.transferThreads + 1 }
+  /// How many runs keep the threads of `loop` busy.
+  public static func parallelism(on loop: IOLoop) -> Int { loop.transferThreads }
 
   /// The longest run that is worth it: long enough that handing it to a thread costs nothing.
-  public static let longestRun = Sector(holding: 4 << 20)
+  public static let longestRun = Sector(holding: 16 << 20)
 
   /// Copies `sectors` of the source to the targets, in pieces as long as `buffer`, which lies
   /// between reading and writing.
@@ -87,28 +87,46 @@ public struct PageCachedCopy: Sendable {
 // MARK: On the spot
 
 extension PageCachedCopy {
-  /// The largest copy that is tried on the spot, in bytes.
-  public static let onTheSpotLimit = FileDevice.onTheSpotLimit
+  /// The largest copy that is tried on the spot.
+  public static let onTheSpotLimit = Sector(holding: 64 << 10)
 
-  /// Copies a small region here and now, if all ends are files in the page cache and nothing has
-  /// to wait for a disk. The regions must not overlap.
+  /// Copies a small region here and now, in the calling task, if all ends are different files in
+  /// the page cache and the data needn't be waited for.
   ///
+  /// - Parameter mayWait: whether writes may wait for dirty pages to be written; not on a loop.
   /// - Returns: whether everything was copied. If not, any part may have been: do it again in
   ///   another way, to the same effect, and learn there what failed.
   public static func onTheSpot(
-    from source: IORegion, to destinations: [IORegion], through buffer: IOBuffer
+    from source: IORegion, to destinations: [IORegion], mayWait: Bool
   ) -> Bool {
-    guard let file = source.device.pageCachedFile else { return false }
+    guard source.count > .zero, source.count <= onTheSpotLimit,
+      let file = source.device.pageCachedFile
+    else { return false }
+    for (index, destination) in destinations.enumerated() {
+      guard destination.count == source.count, let other = destination.device.pageCachedFile,
+        mayWait || other.mayWriteOnTheSpot, other.identity != file.identity,
+        !destinations[..<index].contains(where: { $0.device.identity == other.identity })
+      else { return false }
+    }
+    // Memory of its own: nothing is shared with other copies, which may run on other cores.
+    let byteCount = Int(source.count.bytes)
+    return withUnsafeTemporaryAllocation(byteCount: byteCount, alignment: 16) {
+      // The memory lives until this closure returns, and only calls within it use it.
+      guard let base = $0.baseAddress else { return false }
+      let buffer = IOBuffer(base: base, byteCount: byteCount)
+      return copy(file, source.sectors, to: destinations, through: buffer, mayWait: mayWait)
+    }
+  }
+
+  private static func copy(
+    _ file: PageCachedFile, _ sectors: Range<Sector>, to destinations: [IORegion],
+    through buffer: IOBuffer, mayWait: Bool
+  ) -> Bool {
     do throws(IOFailure) {
+      guard try file.readOnTheSpot(sectors, into: buffer) == .done else { return false }
       for destination in destinations {
-        guard let file = destination.device.pageCachedFile, file.mayWriteOnTheSpot else {
-          return false
-        }
-      }
-      guard try file.readOnTheSpot(source.sectors, into: buffer) == .done else { return false }
-      for destination in destinations where destination.count > .zero {
         guard let file = destination.device.pageCachedFile,
-          try file.writeOnTheSpot(destination.sectors, from: buffer) == .done
+          try file.writeOnTheSpot(destination.sectors, from: buffer, mayWait: mayWait) == .done
         else { return false }
       }
       return true

@@ -20,7 +20,8 @@ actor CopyJob {
   private let parallelism: Int
 
   private var cursor: SegmentCursor
-  private var result: CopyResult
+  private var readFailures = FailureLog()
+  private var destinations: [CopyResult.Destination]
   /// Destinations still written to.
   private var active: [Int]
   private var isStopped = false
@@ -40,8 +41,7 @@ actor CopyJob {
     self.resources = resources
     self.progress = progress
     active = plan.activeDestinations
-    result = CopyResult(
-      count: plan.count, destinations: .init(repeating: .init(), count: plan.destinations.count))
+    destinations = .init(repeating: .init(), count: plan.destinations.count)
     zeroesByCommand =
       plan.source == nil
       && plan.destinations.allSatisfy {
@@ -62,22 +62,8 @@ actor CopyJob {
       } else {
         resources.parallelism
       }
-    let segment =
-      if zeroesByCommand {
-        max(resources.subJob, Self.zeroSegment)
-      } else if pageCachedCopy != nil, resources.throttle == nil {
-        Self.run(of: plan.count, subJob: resources.subJob, parallelism: parallelism)
-      } else {
-        resources.subJob
-      }
+    let segment = zeroesByCommand ? max(resources.subJob, Self.zeroSegment) : resources.subJob
     cursor = SegmentCursor(count: plan.count, segment: segment, order: plan.order)
-  }
-
-  /// As many sub-jobs in one go as are worth it, but enough runs that all threads end together.
-  private static func run(of count: Sector, subJob: Sector, parallelism: Int) -> Sector {
-    let share = Sector(count.rawValue / UInt64(4 * parallelism))
-    let length = min(PageCachedCopy.longestRun, share)
-    return max(subJob, Sector(length.rawValue / subJob.rawValue) * subJob.rawValue)
   }
 
   /// No further segment is taken; those under way are finished.
@@ -87,7 +73,7 @@ actor CopyJob {
 
   /// Does the job.
   func run() async -> CopyResult {
-    if plan.isEmpty { return result }
+    if plan.isEmpty { return finish() }
     if plan.count <= resources.subJob || parallelism == 1 {
       await runSubJob()
     } else {
@@ -101,14 +87,13 @@ actor CopyJob {
   }
 
   private func finish() -> CopyResult {
-    if !cursor.isAtEnd {
-      for index in plan.activeDestinations {
-        result.destinations[index].missing.insert(cursor.rest)
-      }
-      result.ending = .cancelled
+    let isAtEnd = plan.isEmpty || cursor.isAtEnd
+    if !isAtEnd {
+      for index in plan.activeDestinations { destinations[index].missing.insert(cursor.rest) }
     }
-    if isStopped { result.ending = .stoppedByError }
-    return result
+    return CopyResult(
+      count: plan.count, ending: isStopped ? .stoppedByError : isAtEnd ? .finished : .cancelled,
+      readFailures: readFailures, destinations: destinations)
   }
 
   private var wantsNoMore: Bool {
@@ -125,11 +110,21 @@ actor CopyJob {
       let wanted = min(resources.subJob, cursor.rest.length)
       let pages = await resources.pool.take(PagePool.pages(holding: wanted))
       // The job may have ended while this waited for its pages.
-      guard !wantsNoMore, let segment = cursor.next() else { return pages.giveBack() }
+      guard !wantsNoMore, let segment = cursor.next(segments: runLength) else {
+        return pages.giveBack()
+      }
       let length = min(segment.length, resources.subJob)
       await copy(segment, through: pages.buffer.slice(.zero, length))
       pages.giveBack()
     }
+  }
+
+  /// How many segments are done in one go: within the page cache as many as make handing them to
+  /// a thread cost nothing, and fewer and fewer so that all threads end together.
+  private var runLength: UInt64 {
+    guard pageCachedCopy != nil, resources.throttle == nil else { return 1 }
+    let share = cursor.rest.length.rawValue / UInt64(4 * parallelism)
+    return max(1, min(PageCachedCopy.longestRun.rawValue, share) / resources.subJob.rawValue)
   }
 
   // MARK: Stages
@@ -168,8 +163,8 @@ actor CopyJob {
   /// The segment isn't written, because it couldn't be read or because its turn never comes.
   private func abandon(_ segment: Range<Sector>, wasRead: Bool) {
     for index in plan.activeDestinations {
-      result.destinations[index].missing.insert(segment)
-      if wasRead { result.destinations[index].wasAbandoned = true }
+      destinations[index].missing.insert(segment)
+      if wasRead { destinations[index].wasAbandoned = true }
     }
     turns?.pass(segment, goesOn: false)
   }
@@ -227,7 +222,7 @@ actor CopyJob {
 
   private func noteReadFailure(_ failure: IOFailure, in segment: Range<Sector>) {
     let start = plan.source?.sector ?? .zero
-    result.readFailures.add(failure, at: failure.place(in: segment, start: start))
+    readFailures.add(failure, at: failure.place(in: segment, start: start))
   }
 
   // MARK: Writing
@@ -236,7 +231,7 @@ actor CopyJob {
   private func write(_ segment: Range<Sector>, from buffer: IOBuffer?) async {
     let targets = active
     for index in plan.activeDestinations where !targets.contains(index) {
-      result.destinations[index].missing.insert(segment)
+      destinations[index].missing.insert(segment)
     }
     guard targets.count > 1 else {
       if let only = targets.first { await write(segment, from: buffer, to: only) }
@@ -271,8 +266,8 @@ actor CopyJob {
     _ failure: IOFailure, in segment: Range<Sector>, of index: Int
   ) {
     let place = failure.place(in: segment, start: plan.destinations[index].sector)
-    result.destinations[index].failures.add(failure, at: place)
-    result.destinations[index].missing.insert(place.lowerBound..<segment.upperBound)
+    destinations[index].failures.add(failure, at: place)
+    destinations[index].missing.insert(place.lowerBound..<segment.upperBound)
     progress?.addWritten(place.lowerBound - segment.lowerBound, destination: index)
     progress?.markFailed(destination: index)
     if plan.options.contains(.dropFailedDestinations) {
@@ -318,7 +313,7 @@ actor CopyJob {
       if targets.contains(where: { $0.index == index }) {
         progress?.addWritten(sectors.length, destination: index)
       } else {
-        result.destinations[index].missing.insert(sectors)
+        destinations[index].missing.insert(sectors)
       }
     }
   }

@@ -74,27 +74,6 @@ struct CopyPlan: Sendable {
   }
 }
 
-extension CopyPlan {
-  /// Does a small job here and now, if that is possible without waiting for anything: pages, a
-  /// throttle, a disk.
-  ///
-  /// - Returns: nil when it is not, or when anything failed: the job is to be done in the usual
-  ///   way then.
-  func copyOnTheSpot(_ resources: CopyJob.Resources, _ progress: CopyProgress?) -> CopyResult? {
-    guard let source, count > .zero, count <= resources.subJob,
-      count.bytes <= UInt64(PageCachedCopy.onTheSpotLimit), resources.throttle == nil,
-      !sourceOverlaps, let pages = resources.pool.tryTake(PagePool.pages(holding: count)),
-      PageCachedCopy.onTheSpot(
-        from: source, to: destinations, through: pages.buffer.slice(.zero, count))
-    else { return nil }
-    pages.giveBack()
-    progress?.addRead(count)
-    for index in activeDestinations { progress?.addWritten(count, destination: index) }
-    return CopyResult(
-      count: count, destinations: .init(repeating: .init(), count: destinations.count))
-  }
-}
-
 extension IORegion {
   var isAddressable: Bool {
     let (end, overflow) = sector.rawValue.addingReportingOverflow(count.rawValue)

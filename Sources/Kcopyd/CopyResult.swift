@@ -19,28 +19,60 @@ public struct CopyResult: Sendable {
   public struct Destination: Sendable {
     /// Sectors that weren't written, for whatever reason. They may hold old or new data where a
     /// write failed, and old ones where none was tried.
-    public var missing = RangeSet<Sector>()
+    public internal(set) var missing = RangeSet<Sector>()
     /// The writes that failed.
-    public var failures = FailureLog()
+    public internal(set) var failures = FailureLog()
     /// Whether writes weren't issued because the job had failed before: the kernel's "all ones".
-    public var wasAbandoned = false
+    public internal(set) var wasAbandoned = false
   }
 
   /// The length of the job.
   public let count: Sector
+  /// How many destinations it had.
+  public let destinationCount: Int
   /// Why it ended.
-  public internal(set) var ending = Ending.finished
+  public let ending: Ending
+  /// nil when everything is as it should be: a result of a small job costs nothing then.
+  private let trouble: Trouble?
+
+  private struct Trouble: Sendable {
+    let readFailures: FailureLog
+    let destinations: [Destination]
+  }
+
+  /// The result of a job without any failure.
+  init(count: Sector, destinationCount: Int) {
+    self.count = count
+    self.destinationCount = destinationCount
+    ending = .finished
+    trouble = nil
+  }
+
+  init(
+    count: Sector, ending: Ending, readFailures: FailureLog, destinations: [Destination]
+  ) {
+    self.count = count
+    self.ending = ending
+    destinationCount = destinations.count
+    let isFine =
+      readFailures.isEmpty && destinations.allSatisfy { $0.missing.isEmpty && $0.failures.isEmpty }
+    trouble = isFine ? nil : Trouble(readFailures: readFailures, destinations: destinations)
+  }
+
   /// The reads that failed.
-  public internal(set) var readFailures = FailureLog()
+  public var readFailures: FailureLog { trouble?.readFailures ?? FailureLog() }
   /// The destinations, in the order in which they were given.
-  public internal(set) var destinations: [Destination]
+  public var destinations: [Destination] {
+    trouble?.destinations ?? Array(repeating: Destination(), count: destinationCount)
+  }
 
   /// The kernel's `read_err`: whether any read failed.
-  public var readError: Bool { !readFailures.isEmpty }
+  public var readError: Bool { trouble?.readFailures.isEmpty == false }
 
   /// The kernel's `write_err`: bit i is set when a write to destination i failed; all ones when
   /// writes of the job weren't issued at all.
   public var writeErrors: UInt64 {
+    guard let destinations = trouble?.destinations else { return 0 }
     if destinations.contains(where: \.wasAbandoned) { return .max }
     return destinations.indices.reduce(0) {
       destinations[$1].failures.isEmpty ? $0 : $0 | 1 << UInt64($1)
@@ -48,9 +80,7 @@ public struct CopyResult: Sendable {
   }
 
   /// Whether every destination holds everything, and everything could be read.
-  public var isComplete: Bool {
-    !readError && destinations.allSatisfy { $0.missing.isEmpty && $0.failures.isEmpty }
-  }
+  public var isComplete: Bool { trouble == nil }
 
   /// What destination `index` has got.
   public func written(_ index: Int) -> RangeSet<Sector> {

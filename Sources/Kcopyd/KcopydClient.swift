@@ -36,11 +36,11 @@ public actor KcopydClient {
 
   private nonisolated let resources: CopyJob.Resources
   private nonisolated let life = Mutex(Life())
+  private nonisolated let isDestroyed = Atomic<Bool>(false)
 
   /// Jobs not yet over, and who waits for that.
   private struct Life {
     var jobs = 0
-    var isDestroyed = false
     var destroyers: [UnsafeContinuation<Void, Never>] = []
   }
 
@@ -96,8 +96,31 @@ public actor KcopydClient {
     from source: IORegion, to destinations: [IORegion], options: CopyOptions = [],
     progress: CopyProgress? = nil
   ) async throws(KcopydError) -> CopyResult {
+    if let result = copyOnTheSpot(source, destinations, progress) { return result }
     let plan = try CopyPlan(source: source, destinations: destinations, options: options)
     return try await run(plan, progress)
+  }
+
+  /// Does a small job between files in the page cache here and now, without a job: that would
+  /// cost more than the copy.
+  ///
+  /// - Returns: nil when that isn't possible, or anything isn't as it should be; the job is to be
+  ///   done in the usual way then.
+  private nonisolated func copyOnTheSpot(
+    _ source: IORegion, _ destinations: [IORegion], _ progress: CopyProgress?
+  ) -> CopyResult? {
+    guard resources.throttle == nil, source.count <= PageCachedCopy.onTheSpotLimit,
+      1...Self.maximumDestinations ~= destinations.count,
+      !isDestroyed.load(ordering: .relaxed),
+      PageCachedCopy.onTheSpot(from: source, to: destinations, mayWait: !loop.isCurrent)
+    else { return nil }
+    if let progress {
+      progress.addRead(source.count)
+      for index in destinations.indices {
+        progress.addWritten(source.count, destination: index)
+      }
+    }
+    return CopyResult(count: source.count, destinationCount: destinations.count)
   }
 
   /// Fills all `destinations` with zeros: by command where every one of them can, otherwise by
@@ -133,8 +156,7 @@ public actor KcopydClient {
     _ plan: CopyPlan, _ progress: CopyProgress?
   ) async throws(KcopydError) -> CopyResult {
     try await running { resources async in
-      if let result = plan.copyOnTheSpot(resources, progress) { return result }
-      return await CopyJob(plan, resources: resources, progress: progress).run()
+      await CopyJob(plan, resources: resources, progress: progress).run()
     }
   }
 
@@ -154,7 +176,9 @@ public actor KcopydClient {
     let job = CopyJob(plan, resources: resources, progress: progress)
     Task(executorPreference: loop) {
       let result =
-        if let result = plan.copyOnTheSpot(self.resources, progress) {
+        if let source = plan.source,
+          let result = self.copyOnTheSpot(source, plan.destinations, progress)
+        {
           result
         } else {
           await job.run()
@@ -201,11 +225,12 @@ public actor KcopydClient {
   // MARK: Life
 
   private nonisolated func beginJob() throws(KcopydError) {
-    let isDestroyed = life.withLock { life in
-      if !life.isDestroyed { life.jobs += 1 }
-      return life.isDestroyed
+    let mayBegin = life.withLock { life in
+      guard !isDestroyed.load(ordering: .relaxed) else { return false }
+      life.jobs += 1
+      return true
     }
-    if isDestroyed { throw .destroyed }
+    if !mayBegin { throw .destroyed }
   }
 
   private nonisolated func endJob() {
@@ -229,7 +254,7 @@ public actor KcopydClient {
   public nonisolated func destroy() async {
     await withUnsafeContinuation { continuation in
       let isIdle = life.withLock { life in
-        life.isDestroyed = true
+        isDestroyed.store(true, ordering: .relaxed)
         if life.jobs > 0 { life.destroyers.append(continuation) }
         return life.jobs == 0
       }

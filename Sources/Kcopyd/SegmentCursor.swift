@@ -20,12 +20,12 @@ struct SegmentCursor {
 
   var isAtEnd: Bool { rest.isEmpty }
 
-  /// The next segment; nil at the end.
-  mutating func next() -> Range<Sector>? {
+  /// The next segment; nil at the end. In ascending order it may be several as one.
+  mutating func next(segments: UInt64 = 1) -> Range<Sector>? {
     guard !rest.isEmpty else { return nil }
     switch order {
     case .ascending:
-      let end = rest.lowerBound + min(segment, rest.length)
+      let end = rest.lowerBound + min(segment * segments, rest.length)
       defer { rest = end..<rest.upperBound }
       return rest.lowerBound..<end
     case .descending:

@@ -27,6 +27,9 @@ final class DirectFile: Sendable {
     bounce = try PagePool(pageCount: max(1, block / PagePool.pageSize))
   }
 
+  // Nothing can be under way: whoever awaits a transfer holds this object.
+  deinit { try? file.close() }
+
   func read(
     _ sectors: Range<Sector>, into buffer: IOBuffer, loop: IOLoop
   ) async throws(IOFailure) {

@@ -33,20 +33,14 @@ public final class FileDevice: BlockDevice {
     isDirect = opened.direct != nil
     directReason = opened.directReason
     let cached = PageCachedFile(
-      file: opened.cached, name: name, byteCount: opened.byteCount, onTheSpot: opened.onTheSpot)
+      file: opened.cached, name: name, byteCount: opened.byteCount, identity: opened.identity,
+      isInMemory: opened.isInMemory)
     self.cached = cached
     direct = try opened.direct.map { (file) throws(IOFailure) in
       try DirectFile(
         file: file, cached: cached, block: opened.limits.logicalBlock,
         memoryAlignment: opened.memoryAlignment)
     }
-  }
-
-  deinit {
-    // Nothing can be under way: whoever awaits a transfer holds the device. Errors of closing say
-    // nothing that a flush didn't.
-    try? cached.file.close()
-    try? direct?.file.close()
   }
 
   public var sectorCount: Sector { Sector(holding: byteCount) }

@@ -93,7 +93,7 @@ struct OpenedFile {
   let isBlockSpecial: Bool
   var limits = DeviceLimits()
   var memoryAlignment = 512
-  var onTheSpot = PageCachedFile.OnTheSpot.ifReady
+  let isInMemory: Bool
   var directReason = ""
 
   init(_ path: String, _ options: FileDevice.Options) throws(IOFailure) {
@@ -122,8 +122,7 @@ struct OpenedFile {
         limits.supportsDiscard = limits.supportsWriteZeroes
       }
       // A block special's own file system is that of its name.
-      let isInMemory = !isBlockSpecial && blockio_is_memory_file_system(cached.rawValue)
-      onTheSpot = isInMemory ? .always : .ifReady
+      isInMemory = !isBlockSpecial && blockio_is_memory_file_system(cached.rawValue)
       try openDirect(path, options, isInMemory: isInMemory)
     } catch {
       try? cached.close()

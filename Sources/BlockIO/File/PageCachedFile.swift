@@ -6,35 +6,31 @@ import SystemPackage
 ///
 /// Short transfers are continued and interrupted ones repeated; the bytes of the last sector that
 /// lie behind the end of the file read as zeros and aren't written.
-public struct PageCachedFile: Sendable {
+public final class PageCachedFile: Sendable {
   let file: FileDescriptor
   let name: String
   let byteCount: UInt64
-  /// Whether small transfers may be tried without leaving the loop, and how.
-  let onTheSpot: OnTheSpot
-  /// What was learned of that.
-  private let readiness = Readiness()
+  let identity: DeviceIdentity
+  /// Whether the file lives in memory, so that a transfer never waits for a disk.
+  private let isInMemory: Bool
+  /// Whether the kernel can say that a transfer would wait: ext4 can for reads only.
+  private let canAskToRead = Atomic<Bool>(true)
+  private let canAskToWrite = Atomic<Bool>(true)
 
-  init(file: FileDescriptor, name: String, byteCount: UInt64, onTheSpot: OnTheSpot) {
+  /// Takes over the open file and closes it in the end.
+  init(
+    file: FileDescriptor, name: String, byteCount: UInt64, identity: DeviceIdentity,
+    isInMemory: Bool
+  ) {
     self.file = file
     self.name = name
     self.byteCount = byteCount
-    self.onTheSpot = onTheSpot
+    self.identity = identity
+    self.isInMemory = isInMemory
   }
 
-  /// Whether a transfer is known not to wait for a disk.
-  enum OnTheSpot: Sendable {
-    /// The file lives in memory.
-    case always
-    /// The kernel is asked each time, and says when it would have to wait.
-    case ifReady
-  }
-
-  /// Whether the kernel knows the question at all: ext4 answers it for reads only.
-  private final class Readiness: Sendable {
-    let canRead = Atomic<Bool>(true)
-    let canWrite = Atomic<Bool>(true)
-  }
+  // Whoever transfers holds this object. Errors of closing say nothing that a flush didn't.
+  deinit { try? file.close() }
 
   /// The result of a transfer that was only to be done if it doesn't wait.
   enum Attempt { case done, wouldWait, unsupported }
@@ -81,28 +77,27 @@ public struct PageCachedFile: Sendable {
 
   /// Reads if that needs no waiting.
   func readOnTheSpot(_ sectors: Range<Sector>, into buffer: IOBuffer) throws(IOFailure) -> Attempt {
-    if onTheSpot == .always { return try read(sectors, into: buffer, with: blockio_pread) }
-    guard readiness.canRead.load(ordering: .relaxed) else { return .unsupported }
+    if isInMemory { return try read(sectors, into: buffer, with: blockio_pread) }
+    guard canAskToRead.load(ordering: .relaxed) else { return .unsupported }
     let attempt = try read(sectors, into: buffer, with: blockio_pread_nowait)
-    if attempt == .unsupported { readiness.canRead.store(false, ordering: .relaxed) }
+    if attempt == .unsupported { canAskToRead.store(false, ordering: .relaxed) }
     return attempt
   }
 
-  /// Writes if that needs no waiting.
+  /// Writes if that needs no waiting – or, if the caller `mayWait`, in any case: within the page
+  /// cache a write waits only when there are too many dirty pages.
   func writeOnTheSpot(
-    _ sectors: Range<Sector>, from buffer: IOBuffer
+    _ sectors: Range<Sector>, from buffer: IOBuffer, mayWait: Bool = false
   ) throws(IOFailure) -> Attempt {
-    if onTheSpot == .always { return try write(sectors, from: buffer, with: blockio_pwrite) }
-    guard readiness.canWrite.load(ordering: .relaxed) else { return .unsupported }
+    if isInMemory || mayWait { return try write(sectors, from: buffer, with: blockio_pwrite) }
+    guard canAskToWrite.load(ordering: .relaxed) else { return .unsupported }
     let attempt = try write(sectors, from: buffer, with: blockio_pwrite_nowait)
-    if attempt == .unsupported { readiness.canWrite.store(false, ordering: .relaxed) }
+    if attempt == .unsupported { canAskToWrite.store(false, ordering: .relaxed) }
     return attempt
   }
 
   /// Whether a small write may turn out not to need waiting.
-  var mayWriteOnTheSpot: Bool {
-    onTheSpot == .always || readiness.canWrite.load(ordering: .relaxed)
-  }
+  var mayWriteOnTheSpot: Bool { isInMemory || canAskToWrite.load(ordering: .relaxed) }
 
   private func read(
     _ sectors: Range<Sector>, into buffer: IOBuffer,

@@ -34,11 +34,14 @@ struct Source {
 
 /// Opens one device; the refusal names it and says what to do.
 func openDevice(
-  _ path: String, writable: Bool, options: EngineOptions, on loop: IOLoop
+  _ path: String, writable: Bool, direct: DirectChoice? = nil, options: EngineOptions,
+  on loop: IOLoop
 ) throws(Refusal) -> FileDevice {
   do throws(IOFailure) {
     return try FileDevice.open(
-      path, .init(isWritable: writable, direct: options.direct, isExclusive: !options.force),
+      path,
+      .init(
+        isWritable: writable, direct: direct ?? options.direct, isExclusive: !options.force),
       on: loop)
   } catch {
     let hint = error.errno == .resourceBusy ? "; release it, or use --force" : ""
@@ -65,9 +68,13 @@ struct Destinations {
       throw Refusal("--to: sector \(start.rawValue) is beyond what can be addressed")
     }
     let wanted = start.bytes + source.byteCount
+    // What isn't worth caching when read isn't when written.
+    let direct =
+      options.direct == .auto && source.device.isDirect ? DirectChoice.whenPossible : options.direct
     var opened: [Int: FileDevice] = [:]
     for (index, path) in paths.enumerated() where Self.exists(path) {
-      let device = try openDevice(path, writable: true, options: options, on: loop)
+      let device = try openDevice(
+        path, writable: true, direct: direct, options: options, on: loop)
       try Self.check(device, against: source, wanted: wanted)
       if let other = opened.values.first(where: { $0.identity == device.identity }) {
         throw Refusal("'\(path)' and '\(other.name)' are the same destination")
@@ -76,7 +83,7 @@ struct Destinations {
     }
     do throws(Refusal) {
       for (index, path) in paths.enumerated() where opened[index] == nil {
-        opened[index] = try Self.create(path, byteCount: wanted, options: options, on: loop)
+        opened[index] = try Self.create(path, byteCount: wanted, direct: direct, on: loop)
         created.append(path)
       }
     } catch {
@@ -109,10 +116,10 @@ struct Destinations {
   }
 
   private static func create(
-    _ path: String, byteCount: UInt64, options: EngineOptions, on loop: IOLoop
+    _ path: String, byteCount: UInt64, direct: DirectChoice, on loop: IOLoop
   ) throws(Refusal) -> FileDevice {
     do throws(IOFailure) {
-      return try FileDevice.create(path, byteCount: byteCount, direct: options.direct, on: loop)
+      return try FileDevice.create(path, byteCount: byteCount, direct: direct, on: loop)
     } catch {
       let hint = error.errno == .fileExists ? " (given twice?)" : ""
       throw Refusal("cannot create '\(path)': \(error.reason)\(hint)")

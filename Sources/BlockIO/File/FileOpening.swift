@@ -11,9 +11,12 @@ import SystemPackage
 
 /// Whether transfers bypass the page cache.
 public enum DirectChoice: String, Sendable, CaseIterable {
-  /// Where it is the better way: on disks.
+  /// Where it is the better way: for disks, and for reading large files that aren't in the page
+  /// cache already.
   case auto
-  /// Always; refused where the file system can't.
+  /// Where it is possible.
+  case whenPossible = "when-possible"
+  /// Always; refused where the file system can't do it.
   case on
   /// Never.
   case off
@@ -196,16 +199,39 @@ struct OpenedFile {
     return (byteCount, limits)
   }
 
+  /// From this size on it pays to look whether a file is in the page cache.
+  private static let largeFile: UInt64 = 64 << 20
+
+  /// Whether at least half of a sample can be read without waiting. A file system that doesn't
+  /// know that question counts as one that caches.
+  private var isMostlyCached: Bool {
+    let samples: UInt64 = 64
+    let found = (0..<samples).count { sample in
+      var byte: UInt8 = 0
+      let result = blockio_pread_nowait(
+        cached.rawValue, &byte, 1, byteCount / samples * sample)
+      return result != -Int(Errno.resourceTemporarilyUnavailable.rawValue)
+    }
+    return found >= Int(samples) / 2
+  }
+
   /// Opens the file once more for `O_DIRECT`, if that is wanted and possible.
   private mutating func openDirect(
     _ path: String, _ options: FileDevice.Options, isInMemory: Bool
   ) throws(IOFailure) {
+    let isSoft = options.direct == .auto || options.direct == .whenPossible
+    var reason = isSoft ? "O_DIRECT: possible here" : "O_DIRECT, as asked for"
     switch options.direct {
     case .off: return directReason = "page cache, as asked for"
-    case .auto where isInMemory: return directReason = "page cache: the file lives in memory"
-    case .auto where !isBlockSpecial:
-      return directReason = "page cache: a file on a file system"
-    default: break
+    case _ where isInMemory && isSoft:
+      return directReason = "page cache: the file lives in memory"
+    case .auto where isBlockSpecial: reason = "O_DIRECT: a disk"
+    case .auto where options.isWritable: return directReason = "page cache: a file to be written"
+    case .auto:
+      guard byteCount >= Self.largeFile else { return directReason = "page cache: a small file" }
+      guard !isMostlyCached else { return directReason = "page cache: the file is in it" }
+      reason = "O_DIRECT: a large file that isn't in the page cache"
+    case .on, .whenPossible: break
     }
     do throws(IOFailure) {
       let file = try Self.open(
@@ -223,9 +249,9 @@ struct OpenedFile {
       let assumed = isBlockSpecial ? limits.logicalBlock : PagePool.pageSize
       limits.logicalBlock = max(limits.logicalBlock, offset > 0 ? Int(offset) : assumed)
       memoryAlignment = memory > 0 ? Int(memory) : assumed
-      directReason = options.direct == .on ? "O_DIRECT, as asked for" : "O_DIRECT: a disk"
+      directReason = reason
     } catch {
-      guard options.direct == .auto else {
+      guard isSoft else {
         throw IOFailure(
           .open, path, errno: error.errno,
           detail: "O_DIRECT is not possible here (\(error.reason)); try --direct off")

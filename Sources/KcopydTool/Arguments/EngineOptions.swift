@@ -20,7 +20,8 @@ struct EngineOptions: ParsableArguments {
   @Flag(help: "Go on after errors; sectors that can't be read are written as zeros.")
   var ignoreErrors = false
 
-  @Option(help: "Bypass the page cache: auto (for disks), on, off.")
+  @Option(
+    help: "Bypass the page cache: auto (disks, large files not in it), when-possible, on, off.")
   var direct: DirectChoice = .auto
 
   @Option(help: "How I/O is done: auto, uring, threads.")

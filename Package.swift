@@ -48,7 +48,7 @@ let package = Package(
       swiftSettings: settings),
     .executableTarget(
       name: "KcopydTool",
-      dependencies: ["Kcopyd", "BlockIO", system, logging, arguments],
+      dependencies: ["Kcopyd", "BlockIO", "CBlockIO", system, logging, arguments],
       swiftSettings: settings),
     .testTarget(
       name: "BlockIOTests",

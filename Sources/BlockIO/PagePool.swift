@@ -61,12 +61,13 @@ public final class PagePool: Sendable {
 
   /// Reserves `pageCount` pages of 4096 bytes.
   ///
-  /// - Throws: `ENOMEM` when the system hasn't that much.
+  /// - Throws: `ENOMEM` when the system hasn't that much, or it is more than half of the memory.
   public init(pageCount: Int) throws(IOFailure) {
     precondition(pageCount > 0)
     let (byteCount, overflow) = pageCount.multipliedReportingOverflow(by: Self.pageSize)
     let hugePage = 2 << 20
-    guard !overflow, byteCount <= Int.max / 2,
+    // The pages are backed at once: without a limit a mistyped number would take the machine down.
+    guard !overflow, UInt64(byteCount) <= blockio_physical_memory() / 2,
       let base = blockio_map(byteCount, byteCount >= hugePage ? hugePage : Self.pageSize)
     else { throw IOFailure(.reservePages, "\(pageCount) pages", errno: .noMemory) }
     self.base = base

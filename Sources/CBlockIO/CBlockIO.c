@@ -4,6 +4,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -67,11 +69,6 @@ int blockio_discard(int fd, bool block_device, uint64_t offset, uint64_t bytes) 
                             (off_t)bytes));
 }
 
-bool blockio_can_punch_holes(int fd, uint64_t bytes) {
-    off_t behind = (off_t)((bytes + 4095) / 4096 * 4096);
-    return fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, behind, 4096) == 0;
-}
-
 int blockio_sync_data(int fd) { return result(fdatasync(fd)); }
 
 void blockio_direct_alignment(int fd, uint32_t *memory, uint32_t *offset) {
@@ -102,6 +99,14 @@ bool blockio_is_memory_file_system(int fd) {
 int blockio_loop_backing(int fd, uint64_t *device, uint64_t *inode) {
     struct loop_info64 info;
     if (ioctl(fd, LOOP_GET_STATUS64, &info) < 0) return -errno;
+    // A partition answers for its whole device: only that one is the file.
+    struct stat self, partition;
+    if (fstat(fd, &self) < 0) return -errno;
+    if (info.lo_offset != 0 || info.lo_sizelimit != 0) return -EINVAL;
+    char name[64];
+    snprintf(name, sizeof name, "/sys/dev/block/%u:%u/partition", major(self.st_rdev),
+             minor(self.st_rdev));
+    if (stat(name, &partition) == 0) return -EINVAL;
     // The kernel reports its own (huge) encoding of a device number here.
     *device = makedev((info.lo_device >> 8) & 0xfff,
                       (info.lo_device & 0xff) | ((info.lo_device >> 12) & 0xfff00));
@@ -180,7 +185,6 @@ int blockio_write_zeroes(int fd, bool block_device, uint64_t offset, uint64_t by
     return blockio_discard(fd, block_device, offset, bytes);
 }
 
-bool blockio_can_punch_holes(int fd, uint64_t bytes) { (void)fd; (void)bytes; return false; }
 int blockio_sync_data(int fd) { return result(fcntl(fd, F_FULLFSYNC)); }
 void blockio_direct_alignment(int fd, uint32_t *memory, uint32_t *offset) {
     (void)fd;
@@ -215,6 +219,11 @@ static void prepare_map(void *base, size_t bytes) { (void)base; (void)bytes; }
 
 #endif
 
+int blockio_set_blocking(int fd) {
+    int flags = fcntl(fd, F_GETFL);
+    return flags < 0 ? -errno : result(fcntl(fd, F_SETFL, flags & ~O_NONBLOCK));
+}
+
 ssize_t blockio_pread(int fd, void *buffer, size_t bytes, uint64_t offset) {
     return transferred(pread(fd, buffer, bytes, (off_t)offset));
 }
@@ -238,6 +247,15 @@ void *blockio_map(size_t bytes, size_t alignment) {
     if (base + bytes < end) munmap(base + bytes, (size_t)(end - (base + bytes)));
     prepare_map(base, bytes);
     return base;
+}
+
+bool blockio_ignores_signal(int number) {
+    struct sigaction current;
+    return sigaction(number, NULL, &current) == 0 && current.sa_handler == SIG_IGN;
+}
+
+uint64_t blockio_physical_memory(void) {
+    return (uint64_t)sysconf(_SC_PHYS_PAGES) * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
 void blockio_unmap(void *base, size_t bytes) { munmap(base, bytes); }

@@ -1,4 +1,5 @@
 import BlockIO
+import Synchronization
 
 /// One job: cuts itself into segments and runs several of them – sub-jobs – at once. Each reads
 /// its segment into pages on loan and writes these to all destinations.
@@ -14,8 +15,9 @@ actor CopyJob {
 
   nonisolated let plan: CopyPlan
   nonisolated let progress: CopyProgress?
+  private nonisolated let isCancelled = Atomic<Bool>(false)
   private let resources: Resources
-  private let pageCachedCopy: PageCachedCopy?
+  private var pageCachedCopy: PageCachedCopy?
   private let zeroesByCommand: Bool
   private let parallelism: Int
 
@@ -25,7 +27,9 @@ actor CopyJob {
   /// Destinations still written to.
   private var active: [Int]
   private var isStopped = false
-  private var isCancelled = false
+  /// Whether it was a write that ended the job: nothing more is written in order then, whereas
+  /// after a failed read everything in front of it is.
+  private var hasWriteStopped = false
   /// The order of writes, where it matters.
   private let turns: WriteTurns?
 
@@ -66,10 +70,8 @@ actor CopyJob {
     cursor = SegmentCursor(count: plan.count, segment: segment, order: plan.order)
   }
 
-  /// No further segment is taken; those under way are finished.
-  func cancel() {
-    isCancelled = true
-  }
+  /// No further segment is taken; those under way are finished. From any thread.
+  nonisolated func cancel() { isCancelled.store(true, ordering: .relaxed) }
 
   /// Does the job.
   func run() async -> CopyResult {
@@ -87,6 +89,8 @@ actor CopyJob {
   }
 
   private func finish() -> CopyResult {
+    // Files must not be held any longer than until the notification.
+    pageCachedCopy = nil
     let isAtEnd = plan.isEmpty || cursor.isAtEnd
     if !isAtEnd {
       for index in plan.activeDestinations { destinations[index].missing.insert(cursor.rest) }
@@ -96,8 +100,10 @@ actor CopyJob {
       readFailures: readFailures, destinations: destinations)
   }
 
-  private var wantsNoMore: Bool {
-    isStopped || isCancelled || Task.isCancelled || cursor.isAtEnd || active.isEmpty
+  private var wantsNoMore: Bool { mustEnd || cursor.isAtEnd || active.isEmpty }
+
+  private var mustEnd: Bool {
+    isStopped || isCancelled.load(ordering: .relaxed) || Task.isCancelled
   }
 
   private func runSubJob() async {
@@ -132,9 +138,7 @@ actor CopyJob {
   /// An I/O of the throttled group. Charged by the bytes only once per segment.
   private func stage(bytes: UInt64, _ body: () async -> Void) async {
     guard let throttle = resources.throttle else { return await body() }
-    await throttle.start(bytes: bytes, on: resources.loop) {
-      self.isStopped || self.isCancelled || Task.isCancelled
-    }
+    await throttle.start(bytes: bytes, on: resources.loop) { self.mustEnd }
     await body()
     throttle.end(on: resources.loop)
   }
@@ -151,13 +155,13 @@ actor CopyJob {
     guard isRead else { return abandon(segment, wasRead: false) }
     if let turns, await !turns.wait(for: segment) { return abandon(segment, wasRead: true) }
     await stage(bytes: 0) { await write(segment, from: buffer) }
-    turns?.pass(segment, goesOn: !isStopped)
+    turns?.pass(segment, goesOn: !hasWriteStopped)
   }
 
   private func zero(_ segment: Range<Sector>) async {
     if let turns, await !turns.wait(for: segment) { return abandon(segment, wasRead: true) }
     await stage(bytes: segment.length.bytes) { await write(segment, from: nil) }
-    turns?.pass(segment, goesOn: !isStopped)
+    turns?.pass(segment, goesOn: !hasWriteStopped)
   }
 
   /// The segment isn't written, because it couldn't be read or because its turn never comes.
@@ -185,7 +189,6 @@ actor CopyJob {
         return false
       }
       await salvage(segment, into: buffer, from: source)
-      progress?.addRead(segment.length)
       return true
     }
   }
@@ -211,13 +214,15 @@ actor CopyJob {
           noteReadFailure(error, in: bad..<piece.upperBound)
         } else {
           // Its block alone, if it is known; otherwise halves, cut between blocks.
-          let half = Sector((piece.upperBound - bad).rawValue / 2 / block * block)
-          let middle = bad > piece.lowerBound ? blockEnd : max(blockEnd, bad + half)
+          let center = (place.rawValue + (piece.upperBound - bad).rawValue / 2) / block * block
+          let half = max(source.sector + blockEnd, Sector(center)) - source.sector
+          let middle = bad > piece.lowerBound ? blockEnd : half
           pieces.append(middle..<piece.upperBound)
           pieces.append(bad..<middle)
         }
       }
     }
+    progress?.addRead(segment.length)
   }
 
   private func noteReadFailure(_ failure: IOFailure, in segment: Range<Sector>) {
@@ -272,10 +277,11 @@ actor CopyJob {
     progress?.markFailed(destination: index)
     if plan.options.contains(.dropFailedDestinations) {
       active.removeAll { $0 == index }
-      if active.isEmpty { isStopped = true }
+      hasWriteStopped = active.isEmpty
     } else if !plan.options.contains(.ignoreErrors) {
-      isStopped = true
+      hasWriteStopped = true
     }
+    if hasWriteStopped { isStopped = true }
   }
 
   // MARK: At once
@@ -296,7 +302,7 @@ actor CopyJob {
       let outcome = await copy.run(
         source.sectors(of: rest), to: targets, through: buffer, on: resources.loop)
       let good = rest.lowerBound..<rest.lowerBound + outcome.copied
-      noteCopied(good, to: targets)
+      noteCopied(good, to: targets, failed: [])
       rest = good.upperBound..<rest.upperBound
       if rest.isEmpty { return }
       let length = min(buffer.sectorCount, rest.length)
@@ -306,10 +312,12 @@ actor CopyJob {
     }
   }
 
-  private func noteCopied(_ sectors: Range<Sector>, to targets: [PageCachedCopy.Target]) {
+  private func noteCopied(
+    _ sectors: Range<Sector>, to targets: [PageCachedCopy.Target], failed: [Int]
+  ) {
     guard !sectors.isEmpty else { return }
     progress?.addRead(sectors.length)
-    for index in plan.activeDestinations {
+    for index in plan.activeDestinations where !failed.contains(index) {
       if targets.contains(where: { $0.index == index }) {
         progress?.addWritten(sectors.length, destination: index)
       } else {
@@ -330,13 +338,9 @@ actor CopyJob {
         return abandon(piece, wasRead: false)
       }
       await salvage(piece, into: buffer, from: source)
-      progress?.addRead(piece.length)
       return await write(piece, from: buffer)
     }
-    let written = targets.filter { target in
-      !outcome.writeFailures.contains { $0.index == target.index }
-    }
-    noteCopied(piece, to: written)
+    noteCopied(piece, to: targets, failed: outcome.writeFailures.map(\.index))
     for (index, failure) in outcome.writeFailures {
       noteWriteFailure(failure, in: piece, of: index)
     }

@@ -24,6 +24,8 @@ public struct CopyResult: Sendable {
     public internal(set) var failures = FailureLog()
     /// Whether writes weren't issued because the job had failed before: the kernel's "all ones".
     public internal(set) var wasAbandoned = false
+
+    var isFine: Bool { missing.isEmpty && failures.isEmpty && !wasAbandoned }
   }
 
   /// The length of the job.
@@ -54,8 +56,7 @@ public struct CopyResult: Sendable {
     self.count = count
     self.ending = ending
     destinationCount = destinations.count
-    let isFine =
-      readFailures.isEmpty && destinations.allSatisfy { $0.missing.isEmpty && $0.failures.isEmpty }
+    let isFine = readFailures.isEmpty && destinations.allSatisfy(\.isFine)
     trouble = isFine ? nil : Trouble(readFailures: readFailures, destinations: destinations)
   }
 

@@ -35,14 +35,11 @@ public actor KcopydClient {
   }
 
   private nonisolated let resources: CopyJob.Resources
-  private nonisolated let life = Mutex(Life())
+  /// Jobs not yet over. Who ends the last one looks whether anyone waits for that; who starts to
+  /// wait looks whether any job is left: with sequential consistency one of them sees the other.
+  private nonisolated let jobs = Atomic<Int>(0)
   private nonisolated let isDestroyed = Atomic<Bool>(false)
-
-  /// Jobs not yet over, and who waits for that.
-  private struct Life {
-    var jobs = 0
-    var destroyers: [UnsafeContinuation<Void, Never>] = []
-  }
+  private nonisolated let destroyers = Mutex<[UnsafeContinuation<Void, Never>]>([])
 
   private typealias Notification = @Sendable () -> Void
   /// Jobs that have ended, to be notified in that order.
@@ -96,9 +93,11 @@ public actor KcopydClient {
     from source: IORegion, to destinations: [IORegion], options: CopyOptions = [],
     progress: CopyProgress? = nil
   ) async throws(KcopydError) -> CopyResult {
+    try beginJob()
+    defer { endJob() }
     if let result = copyOnTheSpot(source, destinations, progress) { return result }
     let plan = try CopyPlan(source: source, destinations: destinations, options: options)
-    return try await run(plan, progress)
+    return await CopyJob(plan, resources: resources, progress: progress).run()
   }
 
   /// Does a small job between files in the page cache here and now, without a job: that would
@@ -110,8 +109,8 @@ public actor KcopydClient {
     _ source: IORegion, _ destinations: [IORegion], _ progress: CopyProgress?
   ) -> CopyResult? {
     guard resources.throttle == nil, source.count <= PageCachedCopy.onTheSpotLimit,
-      1...Self.maximumDestinations ~= destinations.count,
-      !isDestroyed.load(ordering: .relaxed),
+      1...Self.maximumDestinations ~= destinations.count, source.isAddressable,
+      destinations.allSatisfy(\.isAddressable),
       PageCachedCopy.onTheSpot(from: source, to: destinations, mayWait: !loop.isCurrent)
     else { return nil }
     if let progress {
@@ -129,7 +128,9 @@ public actor KcopydClient {
     _ destinations: [IORegion], options: CopyOptions = [], progress: CopyProgress? = nil
   ) async throws(KcopydError) -> CopyResult {
     let plan = try CopyPlan(source: nil, destinations: destinations, options: options)
-    return try await run(plan, progress)
+    return try await running { resources async in
+      await CopyJob(plan, resources: resources, progress: progress).run()
+    }
   }
 
   /// Starts ``copy(from:to:options:progress:)`` and returns; `notify` is called with the result.
@@ -150,14 +151,6 @@ public actor KcopydClient {
   ) throws(KcopydError) -> CopyHandle {
     let plan = try CopyPlan(source: nil, destinations: destinations, options: options)
     return try start(plan, progress, notify)
-  }
-
-  private nonisolated func run(
-    _ plan: CopyPlan, _ progress: CopyProgress?
-  ) async throws(KcopydError) -> CopyResult {
-    try await running { resources async in
-      await CopyJob(plan, resources: resources, progress: progress).run()
-    }
   }
 
   /// Counts what `body` does as a job of the client.
@@ -225,22 +218,23 @@ public actor KcopydClient {
   // MARK: Life
 
   private nonisolated func beginJob() throws(KcopydError) {
-    let mayBegin = life.withLock { life in
-      guard !isDestroyed.load(ordering: .relaxed) else { return false }
-      life.jobs += 1
-      return true
-    }
-    if !mayBegin { throw .destroyed }
+    jobs.add(1, ordering: .sequentiallyConsistent)
+    guard isDestroyed.load(ordering: .sequentiallyConsistent) else { return }
+    endJob()
+    throw .destroyed
   }
 
   private nonisolated func endJob() {
-    let destroyers = life.withLock { life -> [UnsafeContinuation<Void, Never>] in
-      life.jobs -= 1
-      guard life.jobs == 0 else { return [] }
-      defer { life.destroyers.removeAll() }
-      return life.destroyers
+    let rest = jobs.subtract(1, ordering: .sequentiallyConsistent).newValue
+    if rest == 0, isDestroyed.load(ordering: .sequentiallyConsistent) { releaseDestroyers() }
+  }
+
+  private nonisolated func releaseDestroyers() {
+    let waiting = destroyers.withLock { waiting in
+      defer { waiting.removeAll() }
+      return waiting
     }
-    for destroyer in destroyers { destroyer.resume() }
+    for destroyer in waiting { destroyer.resume() }
   }
 
   /// Waits for the notifications that are due. Not for I/O under way.
@@ -252,13 +246,10 @@ public actor KcopydClient {
   /// Waits until every job is over, every notification delivered and every prepared callback
   /// fired; jobs started after that are refused. The memory goes back with the last reference.
   public nonisolated func destroy() async {
+    isDestroyed.store(true, ordering: .sequentiallyConsistent)
     await withUnsafeContinuation { continuation in
-      let isIdle = life.withLock { life in
-        isDestroyed.store(true, ordering: .relaxed)
-        if life.jobs > 0 { life.destroyers.append(continuation) }
-        return life.jobs == 0
-      }
-      if isIdle { continuation.resume() }
+      destroyers.withLock { $0.append(continuation) }
+      if jobs.load(ordering: .sequentiallyConsistent) == 0 { releaseDestroyers() }
     }
     precondition(resources.pool.freeCount == resources.pool.pageCount, "pages are still on loan")
   }
@@ -269,9 +260,7 @@ public struct CopyHandle: Sendable {
   fileprivate let job: CopyJob
 
   /// Starts no further segment; those under way are finished, and the notification comes.
-  public func cancel() {
-    Task { await job.cancel() }
-  }
+  public func cancel() { job.cancel() }
 }
 
 /// A notification to come; see ``KcopydClient/prepareCallback(_:)``.

@@ -5,7 +5,9 @@ public struct ComparisonResult: Sendable {
   /// The most differing ranges that are kept.
   public static let maximumRanges = 1024
 
-  /// How many sectors were compared.
+  /// The length of the regions.
+  public let count: Sector
+  /// How many sectors were compared: all, unless some couldn't be read or the task was cancelled.
   public internal(set) var compared = Sector.zero
   /// How many of them differ.
   public internal(set) var differing = Sector.zero
@@ -17,9 +19,7 @@ public struct ComparisonResult: Sendable {
   public internal(set) var readFailures = (FailureLog(), FailureLog())
 
   /// Whether everything was compared and is the same.
-  public var isEqual: Bool {
-    differing == .zero && readFailures.0.isEmpty && readFailures.1.isEmpty
-  }
+  public var isEqual: Bool { compared == count && differing == .zero }
 }
 
 /// Reads two regions side by side and compares them, several pieces at once.
@@ -29,7 +29,7 @@ actor RegionComparison {
   private let progress: CopyProgress?
   private let piece: Sector
   private var cursor: SegmentCursor
-  private var result = ComparisonResult()
+  private var result: ComparisonResult
 
   nonisolated var unownedExecutor: UnownedSerialExecutor {
     resources.loop.asUnownedSerialExecutor()
@@ -40,6 +40,7 @@ actor RegionComparison {
   ) {
     regions = (first, second)
     self.resources = resources
+    result = ComparisonResult(count: first.count)
     self.progress = progress
     // Two pieces must fit into the reserve at the same time.
     let half = Sector(UInt64(resources.pool.pageCount / 2 * PagePool.pageSize) / Sector.byteCount)

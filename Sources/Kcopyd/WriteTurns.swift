@@ -4,24 +4,25 @@ import BlockIO
 /// order. Belongs to one job.
 final class WriteTurns {
   private var next = Sector.zero
-  private var hasFailed = false
+  /// What starts here or behind will never be written.
+  private var end = Sector(.max)
   private var waiting: [(start: Sector, continuation: UnsafeContinuation<Bool, Never>)] = []
 
   /// Waits until everything before `segment` has been written; false when it never will be.
   func wait(for segment: Range<Sector>) async -> Bool {
-    if hasFailed { return false }
+    if segment.lowerBound >= end { return false }
     if segment.lowerBound == next { return true }
     return await withUnsafeContinuation { waiting.append((segment.lowerBound, $0)) }
   }
 
   /// Notes that `segment` has been written – or, if nothing `goesOn`, that it won't be, and so
-  /// none behind it.
+  /// none behind it. Those in front of it still are.
   func pass(_ segment: Range<Sector>, goesOn: Bool) {
     guard goesOn else {
-      hasFailed = true
-      let all = waiting
-      waiting.removeAll()
-      for waiter in all { waiter.continuation.resume(returning: false) }
+      end = min(end, segment.lowerBound)
+      let lost = waiting.filter { $0.start >= end }
+      waiting.removeAll { $0.start >= end }
+      for waiter in lost { waiter.continuation.resume(returning: false) }
       return
     }
     next = segment.upperBound

@@ -11,7 +11,6 @@ final class OpenDevice: BlockDevice {
   let sectorCount: Sector
   let byteCount: UInt64
   let limits: DeviceLimits
-  let pageCachedFile: PageCachedFile?
 
   private let state: Mutex<State>
 
@@ -38,7 +37,6 @@ final class OpenDevice: BlockDevice {
     sectorCount = file.sectorCount
     byteCount = file.byteCount
     limits = file.limits
-    pageCachedFile = file.pageCachedFile
     state = Mutex(State(file: file))
   }
 
@@ -71,6 +69,8 @@ final class OpenDevice: BlockDevice {
   }
 
   // MARK: Requests
+
+  var pageCachedFile: PageCachedFile? { state.withLock { $0.file?.pageCachedFile } }
 
   func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
     try await file.read(sectors, into: buffer)

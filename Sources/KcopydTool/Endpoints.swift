@@ -127,13 +127,20 @@ struct Destinations {
   }
 
   /// Makes the names of new files durable, as flushing the files does for their content.
-  func syncFolders() {
-    for path in created {
-      let folder = URL(fileURLWithPath: path).deletingLastPathComponent().path
+  ///
+  /// - Returns: why that isn't so, by the destination's index.
+  func syncFolders() -> [Int: IOFailure] {
+    var failures: [Int: IOFailure] = [:]
+    for (index, device) in devices.enumerated() where created.contains(device.name) {
+      let folder = URL(fileURLWithPath: device.name).deletingLastPathComponent().path
       let descriptor = open(folder, O_RDONLY | O_CLOEXEC)
-      guard descriptor >= 0 else { continue }
-      fsync(descriptor)
-      close(descriptor)
+      if descriptor < 0 || fsync(descriptor) != 0 {
+        failures[index] = IOFailure(
+          .flush, device.name, errno: Errno(rawValue: errno),
+          detail: "its folder can't be synced: \(Errno(rawValue: errno))")
+      }
+      if descriptor >= 0 { close(descriptor) }
     }
+    return failures
   }
 }

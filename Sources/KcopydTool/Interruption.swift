@@ -1,3 +1,4 @@
+import CBlockIO
 import Dispatch
 import Foundation
 import Synchronization
@@ -17,7 +18,8 @@ final class Interruption: Sendable {
   private nonisolated(unsafe) let sources: [any DispatchSourceSignal]
 
   init() {
-    sources = [SIGINT, SIGTERM, SIGHUP].map { number in
+    // What the caller had ignored stays ignored: `nohup`, or a script's background job.
+    sources = [SIGINT, SIGTERM, SIGHUP].filter { !blockio_ignores_signal($0) }.map { number in
       signal(number, SIG_IGN)
       return DispatchSource.makeSignalSource(signal: number, queue: .global())
     }

@@ -118,9 +118,14 @@ public final class FileDevice: BlockDevice {
     guard limits.supportsWriteZeroes, isWhole || !isBlockSpecial else {
       return try await writeZeroesFromMemory(sectors)
     }
-    try await call(.writeZeroes, sectors) { [isBlockSpecial] fd in
-      blockio_write_zeroes(
-        fd, isBlockSpecial, bytes.lowerBound, UInt64(bytes.count), mayUnmap)
+    do throws(IOFailure) {
+      try await call(.writeZeroes, sectors) { [isBlockSpecial] fd in
+        blockio_write_zeroes(
+          fd, isBlockSpecial, bytes.lowerBound, UInt64(bytes.count), mayUnmap)
+      }
+    } catch  where error.errno == .notSupportedOnSocket || error.errno == .notSupported {
+      // A file system that can't.
+      try await writeZeroesFromMemory(sectors)
     }
   }
 

@@ -106,11 +106,16 @@ struct OpenedFile {
     }
     try Self.refuse(kind, path)
     isBlockSpecial = kind.isBlockSpecial
-    cached = try Self.open(path, options, extraFlags: 0, exclusive: kind.isBlockSpecial)
+    // Non-blocking, should it have become a pipe meanwhile.
+    let nonBlocking = FileDescriptor.OpenOptions.nonBlocking.rawValue
+    cached = try Self.open(
+      path, options, extraFlags: nonBlocking, exclusive: kind.isBlockSpecial)
     do throws(IOFailure) {
       guard let opened = FileKind(file: cached) else {
         throw IOFailure(.open, path, errno: Errno(rawValue: errno))
       }
+      let blocking = blockio_set_blocking(cached.rawValue)
+      guard blocking >= 0 else { throw IOFailure(.open, path, errno: Errno(rawValue: -blocking)) }
       guard opened == kind else {
         throw IOFailure(.open, path, errno: .staleNFSFileHandle, detail: "replaced while opening")
       }
@@ -118,11 +123,6 @@ struct OpenedFile {
       (byteCount, limits) = try Self.measure(opened, cached, path)
       if options.isWritable, limits.isReadOnly {
         throw IOFailure(.open, path, errno: .readOnlyFileSystem, detail: "the device is read-only")
-      }
-      if !isBlockSpecial {
-        limits.supportsWriteZeroes =
-          options.isWritable && blockio_can_punch_holes(cached.rawValue, byteCount)
-        limits.supportsDiscard = limits.supportsWriteZeroes
       }
       // A block special's own file system is that of its name.
       isInMemory = !isBlockSpecial && blockio_is_memory_file_system(cached.rawValue)
@@ -146,7 +146,7 @@ struct OpenedFile {
   private static func open(
     _ path: String, _ options: FileDevice.Options, extraFlags: Int32, exclusive: Bool
   ) throws(IOFailure) -> FileDescriptor {
-    var flags = FileDescriptor.OpenOptions([.closeOnExec, .nonBlocking])
+    var flags = FileDescriptor.OpenOptions([.closeOnExec])
     flags.insert(.init(rawValue: extraFlags))
     if exclusive && options.isExclusive { flags.insert(.exclusiveCreate) }
     do throws(Errno) {
@@ -178,7 +178,11 @@ struct OpenedFile {
     var limits = DeviceLimits()
     limits.supportsFUA = true
     guard kind.isBlockSpecial else {
-      limits.physicalBlock = max(512, kind.preferredBlock)
+      // What files prefer may be megabytes; what fails and is written as a whole is a page.
+      limits.physicalBlock = min(PagePool.pageSize, max(512, kind.preferredBlock))
+      // Whether the file system can do it shows only when it is tried, which changes the file.
+      limits.supportsWriteZeroes = true
+      limits.supportsDiscard = true
       return (kind.byteCount, limits)
     }
     var byteCount: UInt64 = 0

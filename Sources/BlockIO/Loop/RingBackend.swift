@@ -20,16 +20,19 @@
     private var held: Deque<(TransferRequest, UnsafeContinuation<Int, Never>)> = []
     private let depth: Int
     private var inFlight = 0
+    /// A ring is replaced after so many requests: swift-system 1.8 counts them in 32 bits and traps
+    /// when these are used up.
+    private let requestsPerRing: UInt64
+    private var requestsOfRing: UInt64 = 0
 
     /// A ring of `depth` requests under way at once.
     ///
     /// - Throws: the errno with which the kernel refuses: `ENOSYS` and `EPERM` where io_uring is
     ///   switched off, `ENOMEM` where the limit of locked memory is too low.
-    init(depth: UInt32) throws(Errno) {
-      // Cooperative task running, single issuer: without the first every completion interrupts
-      // the loop, which costs a factor of three to four.
-      ring = try IORing(queueDepth: depth, flags: .init(rawValue: 1 << 8 | 1 << 12))
+    init(depth: UInt32, requestsPerRing: UInt64 = 1 << 31) throws(Errno) {
+      ring = try Self.makeRing(depth)
       self.depth = Int(depth)
+      self.requestsPerRing = requestsPerRing
       let event = blockio_event_create()
       guard event >= 0 else { throw Errno(rawValue: -event) }
       self.event = FileDescriptor(rawValue: event)
@@ -39,18 +42,38 @@
 
     deinit { try? event.close() }
 
+    private static func makeRing(_ depth: UInt32) throws(Errno) -> IORing {
+      // Cooperative task running, single issuer: without the first every completion interrupts
+      // the loop, which costs a factor of three to four.
+      try IORing(queueDepth: depth, flags: .init(rawValue: 1 << 8 | 1 << 12))
+    }
+
+    private func replaceRing() {
+      do throws(Errno) {
+        ring = try Self.makeRing(UInt32(depth))
+        try ring.registerEventFD(event)
+        requestsOfRing = 0
+      } catch {
+        // What is held could never be done.
+        preconditionFailure("io_uring gives no second ring: \(error)")
+      }
+    }
+
     var now: LoopInstant { monotonicNow() }
 
     func submit(_ request: TransferRequest, completion: UnsafeContinuation<Int, Never>) {
-      if inFlight < depth {
+      if mayStart {
         start(request, completion)
       } else {
         held.append((request, completion))
       }
     }
 
+    private var mayStart: Bool { inFlight < depth && requestsOfRing < requestsPerRing }
+
     private func start(_ request: TransferRequest, _ completion: UnsafeContinuation<Int, Never>) {
       inFlight += 1
+      requestsOfRing += 1
       let number = unused.popLast() ?? waiting.count
       if number == waiting.count {
         waiting.append(completion)
@@ -108,7 +131,8 @@
         inFlight -= 1
         waiter.resume(returning: Int(completion.result))
       }
-      while inFlight < depth, let (request, completion) = held.popFirst() {
+      if requestsOfRing >= requestsPerRing, inFlight == 0 { replaceRing() }
+      while mayStart, let (request, completion) = held.popFirst() {
         start(request, completion)
       }
       return any

@@ -27,8 +27,8 @@ int blockio_block_device_geometry(int fd, uint64_t *bytes, uint32_t *logical, ui
 int blockio_write_zeroes(int fd, bool block_device, uint64_t offset, uint64_t bytes,
                          bool may_unmap);
 int blockio_discard(int fd, bool block_device, uint64_t offset, uint64_t bytes);
-// Whether fallocate can make holes in this file. Changes nothing: it asks behind the end.
-bool blockio_can_punch_holes(int fd, uint64_t bytes);
+// Ends the non-blocking mode of an open file.
+int blockio_set_blocking(int fd);
 // Puts data, and what is needed to find them again, on stable storage.
 int blockio_sync_data(int fd);
 // The alignment that O_DIRECT wants of addresses and of offsets; 0 where it can't say.
@@ -38,7 +38,7 @@ int blockio_open_direct_flag(void);
 // macOS asks for the same with a call on the open file.
 int blockio_set_uncached(int fd);
 bool blockio_is_memory_file_system(int fd);
-// The device and inode of the file behind a loop device.
+// The device and inode of the file behind a loop device that shows it from its first byte on.
 int blockio_loop_backing(int fd, uint64_t *device, uint64_t *inode);
 
 ssize_t blockio_pread(int fd, void *buffer, size_t bytes, uint64_t offset);
@@ -56,12 +56,17 @@ int64_t blockio_seek_extent(int fd, bool hole, uint64_t offset);
 // them, and backed at once. NULL: errno says why.
 void *blockio_map(size_t bytes, size_t alignment);
 void blockio_unmap(void *base, size_t bytes);
+// The memory of the machine in bytes.
+uint64_t blockio_physical_memory(void);
 
 // An event counter to sleep on (Linux). wait: nanoseconds, negative for ever; EINTR counts as
 // woken.
 int blockio_event_create(void);
 void blockio_event_signal(int fd);
 void blockio_event_wait(int fd, int64_t nanoseconds);
+
+// Whether the process was started with that signal ignored, as nohup does.
+bool blockio_ignores_signal(int number);
 
 // Name of the calling thread, as debuggers and top show it.
 void blockio_name_thread(const char *name);

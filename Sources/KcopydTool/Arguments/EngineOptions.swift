@@ -60,7 +60,9 @@ struct EngineOptions: ParsableArguments {
         option: "--rate")
     }
     if rate == 0 { throw Refusal("--rate: must be more than 0") }
-    let limit = Throttle(percent: throttle, bytesPerSecond: rate)
+    // Without a limit none is made: whoever has one must ask it for every piece.
+    let limit =
+      throttle < 100 || rate != nil ? Throttle(percent: throttle, bytesPerSecond: rate) : nil
     let loop = try startLoop()
     do throws(KcopydError) {
       let client = try KcopydClient(

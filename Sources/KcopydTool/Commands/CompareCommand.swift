@@ -48,7 +48,7 @@ struct CompareCommand: AsyncParsableCommand {
   private func rest(
     of device: FileDevice, _ start: Sector, _ option: String
   ) throws(Refusal) -> Sector {
-    guard start <= device.sectorCount else {
+    guard start < device.sectorCount || start == .zero else {
       throw Refusal(
         "\(option): sector \(start.rawValue) is behind the end of '\(device.name)',"
           + " which has \(device.sectorCount.rawValue) sectors")

@@ -49,13 +49,15 @@ struct CopyCommand: AsyncParsableCommand {
     let regions = destinations.devices.map {
       IORegion($0, sector: to, count: source.region.count)
     }
-    let report = try await transfer.run("copying", interruption: interruption) {
+    var report = try await transfer.run("copying", interruption: interruption) {
       (progress, notify) throws(KcopydError) in
       try engine.client.copy(
         from: source.region, to: regions, options: options.copyOptions, progress: progress,
         notify: notify)
     }
-    if !options.noSync { destinations.syncFolders() }
+    if !options.noSync {
+      report.flushFailures.merge(destinations.syncFolders()) { first, _ in first }
+    }
     try show(report, verb: "copied", options)
   }
 }

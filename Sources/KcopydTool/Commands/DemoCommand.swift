@@ -51,7 +51,7 @@ struct DemoCommand: AsyncParsableCommand {
 
   private func makeFolder() throws -> String {
     let folder = FileManager.default.temporaryDirectory
-      .appendingPathComponent("kcopyd-demo-\(UUID().uuidString)")
+      .appendingPathComponent("kcopyd-demo-\(UUID().uuidString.prefix(8))")
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: false)
     return folder.path
   }

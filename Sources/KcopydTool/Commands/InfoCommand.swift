@@ -54,8 +54,9 @@ struct InfoCommand: AsyncParsableCommand {
         logicalBlock: direct?.limits.logicalBlock ?? limits.logicalBlock,
         physicalBlock: limits.physicalBlock, optimalTransfer: limits.optimalTransfer,
         maximumTransfer: limits.maximumTransfer, readOnly: writable == nil, zoned: limits.isZoned,
-        direct: direct != nil, writeZeroes: writable.map { $0.limits.supportsWriteZeroes },
-        discard: writable.map { $0.limits.supportsDiscard },
+        direct: direct != nil,
+        writeZeroes: opened.isBlockSpecial ? writable?.limits.supportsWriteZeroes : nil,
+        discard: opened.isBlockSpecial ? writable?.limits.supportsDiscard : nil,
         inUse: opened.isBlockSpecial && isHeld(on: loop))
     } catch {
       throw Refusal(error.description)

@@ -38,7 +38,10 @@ struct ZeroCommand: AsyncParsableCommand {
       Explanation(engine: engine, source: nil, destinations: devices).show()
     }
     let transfer = Transfer(
-      engine: engine, devices: devices, byteCount: length.bytes, options: options)
+      engine: engine, devices: devices,
+      // A file's last sector may be a begun one.
+      byteCount: devices.map { min($0.byteCount - to.bytes, length.bytes) }.min() ?? 0,
+      options: options)
     let report = try await transfer.run("zeroing", interruption: interruption) {
       (progress, notify) throws(KcopydError) in
       try engine.client.zero(

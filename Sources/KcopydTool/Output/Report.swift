@@ -10,7 +10,7 @@ struct Report {
   /// The bytes of the job; fewer than its sectors hold where the source ends within one.
   let byteCount: UInt64
   let progress: CopyProgress.Snapshot
-  let flushFailures: [Int: IOFailure]
+  var flushFailures: [Int: IOFailure]
   let isSynced: Bool
   let duration: Duration
   let wasInterrupted: Bool

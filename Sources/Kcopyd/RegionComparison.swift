@@ -67,8 +67,12 @@ actor RegionComparison {
       let buffers = (
         pages.buffer.slice(.zero, segment.length), pages.buffer.slice(second, segment.length)
       )
+      await resources.throttle?.start(bytes: 2 * segment.length.bytes, on: resources.loop) {
+        Task.isCancelled
+      }
       async let other = read(regions.1, segment, into: buffers.1)
       let failures = (await read(regions.0, segment, into: buffers.0), await other)
+      resources.throttle?.end(on: resources.loop)
       note(failures, segment, buffers)
       pages.giveBack()
     }

@@ -12,7 +12,7 @@ struct Source {
 
   /// Opens `path` and finds the region; every refusal says what is wrong with which.
   init(
-    _ path: String, from: Sector, count: Sector?, options: EngineOptions, on loop: IOLoop
+    _ path: String, from: Sector, count: Sector?, options: WritingOptions, on loop: IOLoop
   ) throws(Refusal) {
     device = try openDevice(path, writable: false, options: options, on: loop)
     guard device.sectorCount > .zero else { throw Refusal("'\(path)' is empty: nothing to copy") }
@@ -34,14 +34,14 @@ struct Source {
 
 /// Opens one device; the refusal names it and says what to do.
 func openDevice(
-  _ path: String, writable: Bool, direct: DirectChoice? = nil, options: EngineOptions,
+  _ path: String, writable: Bool, direct: DirectChoice? = nil, options: WritingOptions,
   on loop: IOLoop
 ) throws(Refusal) -> FileDevice {
   do throws(IOFailure) {
     return try FileDevice.open(
       path,
       .init(
-        isWritable: writable, direct: direct ?? options.direct, isExclusive: !options.force),
+        isWritable: writable, direct: direct ?? options.engine.direct, isExclusive: !options.force),
       on: loop)
   } catch {
     let hint = error.errno == .resourceBusy ? "; release it, or use --force" : ""
@@ -56,7 +56,7 @@ struct Destinations {
   private(set) var created: [String] = []
 
   init(
-    _ paths: [String], of source: Source, at start: Sector, options: EngineOptions, on loop: IOLoop
+    _ paths: [String], of source: Source, at start: Sector, options: WritingOptions, on loop: IOLoop
   ) throws(Refusal) {
     guard !paths.isEmpty else { throw Refusal("no destination") }
     guard paths.count <= KcopydClient.maximumDestinations else {
@@ -70,7 +70,8 @@ struct Destinations {
     let wanted = start.bytes + source.byteCount
     // What isn't worth caching when read isn't when written.
     let direct =
-      options.direct == .auto && source.device.isDirect ? DirectChoice.whenPossible : options.direct
+      options.engine.direct == .auto && source.device.isDirect
+      ? DirectChoice.whenPossible : options.engine.direct
     var opened: [Int: FileDevice] = [:]
     for (index, path) in paths.enumerated() where Self.exists(path) {
       let device = try openDevice(

@@ -14,7 +14,7 @@ final class Transfer: Sendable {
   private let engine: Engine
   private let devices: [any BlockDevice]
   private let byteCount: UInt64
-  private let options: EngineOptions
+  private let options: WritingOptions
   private let progress: CopyProgress
   private let isFlushing = Atomic<Bool>(false)
   /// Why a destination couldn't be made durable, by index. A later flush that succeeds takes
@@ -22,7 +22,7 @@ final class Transfer: Sendable {
   private let flushFailures = Mutex<[Int: IOFailure]>([:])
 
   init(
-    engine: Engine, devices: [any BlockDevice], byteCount: UInt64, options: EngineOptions
+    engine: Engine, devices: [any BlockDevice], byteCount: UInt64, options: WritingOptions
   ) {
     self.engine = engine
     self.devices = devices
@@ -106,7 +106,7 @@ final class Transfer: Sendable {
   // MARK: Display
 
   private func display(_ title: String, since begin: ContinuousClock.Instant) async {
-    guard !options.quiet, !options.json || Output.isTerminal else { return }
+    guard !options.engine.quiet, !options.engine.json || Output.isTerminal else { return }
     var view = ProgressView(
       title: title, byteCount: byteCount, names: devices.map(\.name), makesDurable: !options.noSync)
     var screen = ProgressScreen(isTerminal: Output.isTerminal)

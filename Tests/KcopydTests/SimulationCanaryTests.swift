@@ -88,13 +88,13 @@ import Testing
 
   enum Lie: CaseIterable, Sendable {
     case nothingIsMissing, somethingIsMissing, everythingCouldBeRead, somethingCouldNotBeRead
-    case everythingCouldBeWritten, somethingCouldNotBeWritten, wasAbandoned, anotherEnding
-    case destinationsAreMixedUp
+    case everythingCouldBeWritten, somethingCouldNotBeWritten, wasAbandoned, wasNotAbandoned
+    case anotherEnding, destinationsAreMixedUp
 
     func tell(_ truth: CopyResult) -> CopyResult {
-      var destinations = truth.destinations
-      var readFailures = truth.readFailures
       var ending = truth.ending
+      var readFailures = truth.readFailures
+      var destinations = truth.destinations
       let failure = IOFailure(.read, "d0", 0..<1, errno: .ioError)
       guard let last = destinations.indices.last, truth.count > .zero else { return truth }
       switch self {
@@ -105,12 +105,12 @@ import Testing
       case .everythingCouldBeWritten: destinations[last].failures = FailureLog()
       case .somethingCouldNotBeWritten: destinations[last].failures.add(failure, at: 0..<1)
       case .wasAbandoned: destinations[last].wasAbandoned = true
+      case .wasNotAbandoned: for index in 0...last { destinations[index].wasAbandoned = false }
       case .anotherEnding: ending = truth.ending == .finished ? .cancelled : .finished
       case .destinationsAreMixedUp: destinations.reverse()
       }
       return CopyResult(
-        count: truth.count, ending: ending, readFailures: readFailures,
-        destinations: destinations)
+        count: truth.count, ending: ending, readFailures: readFailures, destinations: destinations)
     }
   }
 

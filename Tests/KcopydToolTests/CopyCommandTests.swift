@@ -125,6 +125,22 @@ import Testing
         == source.count - missing.reduce(0) { $0 + $1["count", default: 0] * 512 })
   }
 
+  @Test func `what the caller ignores stays ignored`() throws {
+    let script = "trap '' HUP; exec '\(Command.path)' copy source a --rate 4MiB"
+    let process = Process()
+    process.executableURL = URL(fileURLWithPath: "/bin/sh")
+    process.arguments = ["-c", script]
+    process.currentDirectoryURL = URL(fileURLWithPath: folder.path)
+    process.standardOutput = FileHandle.nullDevice
+    process.standardError = FileHandle.nullDevice
+    try process.run()
+    while process.isRunning, (try? folder.read("a").contains { $0 != 0 }) != true { usleep(2000) }
+    kill(process.processIdentifier, SIGHUP)
+    process.waitUntilExit()
+    #expect(process.terminationStatus == 0)
+    #expect(try folder.read("a") == source)
+  }
+
   @Test func `a source that shrinks is an error with its place`() throws {
     let running = try slowCopy()
     #expect(truncate(folder.file("source"), 1_000_000) == 0)

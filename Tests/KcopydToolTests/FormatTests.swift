@@ -59,7 +59,7 @@ import Testing
     var view = ProgressView(
       title: "copying", byteCount: 1 << 40, names: ["a"], makesDurable: true)
     view.update(.init(destinations: 1), after: .seconds(1), isFlushing: false)
-    for columns in [20, 40, 80] {
+    for columns in [1, 2, 20, 40, 80] {
       #expect(view.lines(columns: columns).allSatisfy { $0.count < columns })
     }
   }

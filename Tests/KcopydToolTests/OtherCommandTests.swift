@@ -65,6 +65,8 @@ import Testing
     try folder.write("odd", pattern(1001))
     #expect(try Command.run("zero", "odd", in: folder).status == 0)
     #expect(try folder.read("odd") == Data(count: 1001))
+    let json = try Command.run("zero", "odd", "--json", in: folder).output
+    #expect(json.contains("\"bytesWritten\" : 1001,"))
   }
 
   @Test func `info tells size and blocks`() throws {
@@ -77,5 +79,14 @@ import Testing
     #expect(object["sectors"] as? Int == 100)
     #expect(object["kind"] as? String == "regular file")
     #expect(try folder.read("a") == data)
+  }
+
+  @Test func `info changes nothing, not even times`() throws {
+    let path = folder.file("a")
+    let old = Date(timeIntervalSince1970: 1_000_000_000)
+    try FileManager.default.setAttributes([.modificationDate: old], ofItemAtPath: path)
+    _ = try Command.run("info", "a", in: folder)
+    let attributes = try FileManager.default.attributesOfItem(atPath: path)
+    #expect(attributes[.modificationDate] as? Date == old)
   }
 }

@@ -68,6 +68,7 @@ import Testing
     Wrong("compare source", "Missing expected argument '<second>'"),
     Wrong("compare source missing", "cannot open 'missing'"),
     Wrong("compare source old --from 17", "behind the end of 'source'"),
+    Wrong("compare odd source --from 2", "behind the end of 'odd'"),
     Wrong("compare source old --count 0", "--count: must be more than 0"),
     Wrong("info missing", "cannot open 'missing'"),
     Wrong("frobnicate", "'frobnicate'"),

@@ -3,7 +3,7 @@ import BlockIO
 import Kcopyd
 import Logging
 
-/// The options of the engine, the same for every command that copies or zeroes.
+/// The options of the engine, the same for every command that moves data.
 struct EngineOptions: ParsableArguments {
   @Option(help: "Reserve of pages of 4096 bytes. (default: as many as keep all sub-jobs going)")
   var pages: Int?
@@ -17,24 +17,12 @@ struct EngineOptions: ParsableArguments {
   @Option(help: "Most bytes per second to read (or zero), such as 100MiB. (default: no limit)")
   var rate: String?
 
-  @Flag(help: "Go on after errors; sectors that can't be read are written as zeros.")
-  var ignoreErrors = false
-
   @Option(
     help: "Bypass the page cache: auto (disks, large files not in it), when-possible, on, off.")
   var direct: DirectChoice = .auto
 
   @Option(help: "How I/O is done: auto, uring, threads.")
   var backend: BackendChoice = .auto
-
-  @Flag(help: "Say how it is going to be done, and why.")
-  var explain = false
-
-  @Flag(name: .customLong("no-sync"), help: "Don't wait until everything is durable.")
-  var noSync = false
-
-  @Flag(help: "Also use block devices that are mounted or held by another program.")
-  var force = false
 
   @Flag(help: "Print the result as JSON.")
   var json = false
@@ -80,6 +68,23 @@ struct EngineOptions: ParsableArguments {
       throw Refusal(error.description)
     }
   }
+}
+
+/// The options of commands that write.
+struct WritingOptions: ParsableArguments {
+  @OptionGroup var engine: EngineOptions
+
+  @Flag(help: "Go on after errors; sectors that can't be read are written as zeros.")
+  var ignoreErrors = false
+
+  @Flag(help: "Say how it is going to be done, and why.")
+  var explain = false
+
+  @Flag(name: .customLong("no-sync"), help: "Don't wait until everything is durable.")
+  var noSync = false
+
+  @Flag(help: "Also use block devices that are mounted or held by another program.")
+  var force = false
 
   var copyOptions: CopyOptions {
     ignoreErrors ? .ignoreErrors : .dropFailedDestinations

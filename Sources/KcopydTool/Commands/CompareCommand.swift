@@ -31,8 +31,8 @@ struct CompareCommand: AsyncParsableCommand {
     let count = try count.map { try Sector($0, option: "--count") }
     if count == .zero { throw Refusal("--count: must be more than 0") }
     let engine = try options.makeEngine()
-    let one = try openDevice(first, writable: false, options: options, on: engine.loop)
-    let two = try openDevice(second, writable: false, options: options, on: engine.loop)
+    let one = try open(first, on: engine.loop)
+    let two = try open(second, on: engine.loop)
     let rests = (try rest(of: one, from, "--from"), try rest(of: two, to, "--to"))
     let length = count ?? min(rests.0, rests.1)
     guard length <= rests.0, length <= rests.1 else {
@@ -43,6 +43,16 @@ struct CompareCommand: AsyncParsableCommand {
     let sizesDiffer =
       count == nil && one.byteCount - from.bytes != two.byteCount - to.bytes
     try show(result, sizesDiffer ? (one.byteCount, two.byteCount) : nil)
+  }
+
+  /// Reading alone harms nobody, and both may be the same disk: never exclusive.
+  private func open(_ path: String, on loop: IOLoop) throws(Refusal) -> FileDevice {
+    do throws(IOFailure) {
+      return try FileDevice.open(
+        path, .init(isWritable: false, direct: options.direct, isExclusive: false), on: loop)
+    } catch {
+      throw Refusal(error.description)
+    }
   }
 
   private func rest(

@@ -27,7 +27,7 @@ struct CopyCommand: AsyncParsableCommand {
   @Option(help: "How many sectors to copy. (default: up to the end of the source)")
   var count: String?
 
-  @OptionGroup var options: EngineOptions
+  @OptionGroup var options: WritingOptions
 
   func run() async throws {
     let interruption = Interruption()
@@ -35,7 +35,7 @@ struct CopyCommand: AsyncParsableCommand {
     let to = try to.map { try Sector($0, option: "--to") } ?? .zero
     let count = try count.map { try Sector($0, option: "--count") }
     if count == .zero { throw Refusal("--count: must be more than 0") }
-    let engine = try options.makeEngine()
+    let engine = try options.engine.makeEngine()
     let source = try Source(source, from: from, count: count, options: options, on: engine.loop)
     let destinations = try Destinations(
       self.destinations, of: source, at: to, options: options, on: engine.loop)
@@ -63,12 +63,12 @@ struct CopyCommand: AsyncParsableCommand {
 }
 
 /// Prints the account of a job and ends with the status it makes.
-func show(_ report: Report, verb: String, _ options: EngineOptions) throws {
-  if options.json {
+func show(_ report: Report, verb: String, _ options: WritingOptions) throws {
+  if options.engine.json {
     Output.say(try report.json())
   } else if !report.isGood {
     Output.note(report.text(verb: verb))
-  } else if !options.quiet {
+  } else if !options.engine.quiet {
     Output.say(report.text(verb: verb))
   }
   if report.status != 0 { throw Ended(status: report.status) }

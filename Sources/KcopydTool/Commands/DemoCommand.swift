@@ -8,7 +8,7 @@ struct DemoCommand: AsyncParsableCommand {
     commandName: "demo",
     abstract: "Make an image of 256 MiB, copy it to three destinations, compare, clean up.")
 
-  @OptionGroup var options: EngineOptions
+  @OptionGroup var options: WritingOptions
 
   private static let size: UInt64 = 256 << 20
 
@@ -18,7 +18,7 @@ struct DemoCommand: AsyncParsableCommand {
     // Also when it is ended at once.
     interruption.cleanUp { try? FileManager.default.removeItem(atPath: folder) }
     defer { try? FileManager.default.removeItem(atPath: folder) }
-    let engine = try options.makeEngine()
+    let engine = try options.engine.makeEngine()
     let image = "\(folder)/image"
     Output.say("making an image of \(Format.bytes(Self.size)) in \(folder)")
     try makeImage(image)

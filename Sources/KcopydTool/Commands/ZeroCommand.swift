@@ -20,7 +20,7 @@ struct ZeroCommand: AsyncParsableCommand {
   @Option(help: "How many sectors to zero. (default: up to the end)")
   var count: String?
 
-  @OptionGroup var options: EngineOptions
+  @OptionGroup var options: WritingOptions
 
   func run() async throws {
     let interruption = Interruption()
@@ -31,7 +31,7 @@ struct ZeroCommand: AsyncParsableCommand {
       throw Refusal(
         "\(destinations.count) destinations; the most is \(KcopydClient.maximumDestinations)")
     }
-    let engine = try options.makeEngine()
+    let engine = try options.engine.makeEngine()
     let devices = try open(on: engine.loop)
     let length = try length(of: devices, from: to, count)
     if options.explain {

@@ -56,7 +56,9 @@ struct ProgressView {
       let more = names.count - Self.maximumLines
       if more > 0 { lines.append("  … and \(more) more") }
     }
-    return lines.map { $0.count > columns - 1 ? $0.prefix(max(0, columns - 2)) + "…" : $0 }
+    return lines.map {
+      $0.count > columns - 1 ? $0.prefix(max(0, columns - 2)) + (columns > 1 ? "…" : "") : $0
+    }
   }
 
   /// Whether the destinations are worth a line each.

@@ -109,26 +109,27 @@ extension JobEvidence {
         }
       }
     }
-    let unreadable = segments.indices.first { requests.reads[$0]?.failure != nil }
+    guard !dropsDestinations else { return }
     for (number, segment) in segments.enumerated() {
-      guard let read = requests.reads[number], read.failure == nil, !dropsDestinations else {
-        continue
-      }
+      guard let read = requests.reads[number], read.failure == nil else { continue }
+      let isWritten = active.allSatisfy { wasTried(number, segment, of: $0, requests) }
       // Ordered writes go on up to what can't be written, or read.
-      if isSequential {
-        let isBehind = unreadable.map { number > $0 } ?? false
-        let writeFailed = active.contains { !result.destinations[$0].failures.isEmpty }
-        if isBehind || writeFailed { continue }
-        let isBehindEnd = segments.contains {
-          $0.upperBound > onDiskOfSource && $0.lowerBound < segment.lowerBound
-        }
-        if isBehindEnd { continue }
-      }
-      for index in active {
+      if isSequential, isBehindFailure(segment, requests, segments) {
         try ensure(
-          wasTried(number, segment, of: index, requests),
-          "\(segment.label) was read and not written to destination \(index)")
+          isWritten || result.writeErrors == .max, "\(segment.label) was given up without a word")
+      } else {
+        try ensure(isWritten, "\(segment.label) was read and not written")
       }
+    }
+  }
+
+  private func isBehindFailure(
+    _ segment: Range<Sector>, _ requests: JobRequests, _ segments: [Range<Sector>]
+  ) -> Bool {
+    if active.contains(where: { !result.destinations[$0].failures.isEmpty }) { return true }
+    return segments.indices.contains { number in
+      segments[number].lowerBound < segment.lowerBound
+        && (requests.reads[number]?.failure != nil || segments[number].upperBound > onDiskOfSource)
     }
   }
 

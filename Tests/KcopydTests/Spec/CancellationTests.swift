@@ -86,4 +86,33 @@ import Testing
       #expect(source.log.count == 1)
     }
   }
+
+  /// A bad disk can take long over one segment; what isn't known of it by then isn't written.
+  @Test func whileItLooksForUnreadableSectors() throws {
+    try simulate { loop in
+      var plan = FaultPlan.failing(.read, 40..<64)
+      plan.slowDown(40..<64, by: .seconds(1))
+      let source = SimulatedDisk("src", sectorCount: 64, loop: loop, plan: plan)
+      let target = SimulatedDisk("dst", sectorCount: 64, loop: loop)
+      let client = try KcopydClient(subJob: 32, on: loop)
+      let ended = Locked<(CopyResult, LoopInstant)?>(nil)
+      let handle = try client.copy(
+        from: source.region, to: [target.region], options: .ignoreErrors
+      ) { result in
+        let now = loop.now
+        ended.withLock { $0 = (result, now) }
+      }
+      await loop.sleep(for: .milliseconds(4500))
+      let time = loop.now
+      handle.cancel()
+      await client.destroy()
+      let (result, end) = try #require(ended.value)
+      // Nothing but the request under way is waited for.
+      #expect(time.duration(to: end) <= .milliseconds(1010))
+      #expect(result.ending == .cancelled && result.readError && !result.isComplete)
+      #expect(result.written(0) == .of(0..<32) && result.writeErrors == 0)
+      #expect(target.holds(source, from: 0, at: 0..<32) && target.isUntouched(32..<64))
+      #expect(result.readFailures.sectors.subtracting(.of(40..<64)).isEmpty)
+    }
+  }
 }

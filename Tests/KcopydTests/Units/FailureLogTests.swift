@@ -62,20 +62,30 @@ import Testing
 
 /// What a result says in the kernel's terms.
 @Suite struct CopyResultTests {
-  private func result(
-    _ destinations: Int, readFailures: FailureLog = FailureLog(),
-    _ change: (inout [CopyResult.Destination]) -> Void = { _ in }
-  ) -> CopyResult {
-    var all = [CopyResult.Destination](repeating: .init(), count: destinations)
-    change(&all)
-    return CopyResult(
-      count: 100, ending: .finished, readFailures: readFailures, destinations: all)
-  }
-
   private let failure = IOFailure(.write, "disk", 0..<1, errno: .ioError)
 
+  /// A result of two destinations, or as many as asked for, with changes.
+  private func result(
+    _ count: Int = 2, readFailures: FailureLog = FailureLog(),
+    _ change: (inout [CopyResult.Destination]) -> Void = { _ in }
+  ) -> CopyResult {
+    var destinations = Array(repeating: CopyResult.Destination(), count: count)
+    change(&destinations)
+    return CopyResult(
+      count: 100, ending: .finished, readFailures: readFailures, destinations: destinations)
+  }
+
+  @Test func nothingFailed() {
+    for result in [result(), CopyResult(count: 100, destinationCount: 2)] {
+      #expect(result.isComplete && !result.readError && result.writeErrors == 0)
+      #expect(result.ending == .finished && result.readFailures.isEmpty)
+      #expect(result.destinations.count == 2 && result.destinationCount == 2)
+      #expect(result.destinations.allSatisfy { $0.missing.isEmpty && $0.failures.isEmpty })
+      #expect(result.written(1) == .of(0..<100))
+    }
+  }
+
   @Test func bitsAreDestinations() {
-    #expect(result(64).writeErrors == 0 && result(64).isComplete)
     let result = result(64) { destinations in
       for index in [0, 5, 63] { destinations[index].failures.add(failure, at: 0..<1) }
     }
@@ -84,21 +94,25 @@ import Testing
   }
 
   @Test func abandonedWritesAreAllOnes() {
-    let result = result(2) { $0[1].wasAbandoned = true }
+    let result = result { destinations in
+      destinations[1].missing.insert(50..<100)
+      destinations[1].wasAbandoned = true
+    }
     #expect(result.writeErrors == .max)
   }
 
   @Test func readErrors() {
-    var log = FailureLog()
-    log.add(failure, at: 3..<4)
-    let result = result(1, readFailures: log)
+    var failures = FailureLog()
+    failures.add(failure, at: 3..<4)
+    let result = result(readFailures: failures)
     #expect(result.readError && result.writeErrors == 0 && !result.isComplete)
+    #expect(result.readFailures.sectors == .of(3..<4))
   }
 
   @Test func whatIsNotMissingIsWritten() {
-    let result = result(2) { $0[1].missing.insert(10..<20) }
+    let result = result { $0[1].missing.insert(10..<20) }
     #expect(result.written(0) == .of(0..<100))
     #expect(result.written(1) == .of(0..<10, 20..<100))
-    #expect(!result.isComplete)
+    #expect(!result.isComplete && result.writeErrors == 0)
   }
 }

@@ -30,6 +30,8 @@ actor CopyJob {
   /// Whether it was a write that ended the job: nothing more is written in order then, whereas
   /// after a failed read everything in front of it is.
   private var hasWriteStopped = false
+  /// Whether a segment that had been taken was left because the job was cancelled.
+  private var hasGivenUp = false
   /// The order of writes, where it matters.
   private let turns: WriteTurns?
 
@@ -96,15 +98,16 @@ actor CopyJob {
       for index in plan.activeDestinations { destinations[index].missing.insert(cursor.rest) }
     }
     return CopyResult(
-      count: plan.count, ending: isStopped ? .stoppedByError : isAtEnd ? .finished : .cancelled,
+      count: plan.count,
+      ending: isStopped ? .stoppedByError : isAtEnd && !hasGivenUp ? .finished : .cancelled,
       readFailures: readFailures, destinations: destinations)
   }
 
   private var wantsNoMore: Bool { mustEnd || cursor.isAtEnd || active.isEmpty }
 
-  private var mustEnd: Bool {
-    isStopped || isCancelled.load(ordering: .relaxed) || Task.isCancelled
-  }
+  private var mustEnd: Bool { isStopped || wasCancelled }
+
+  private var wasCancelled: Bool { isCancelled.load(ordering: .relaxed) || Task.isCancelled }
 
   private func runSubJob() async {
     while !wantsNoMore {
@@ -188,19 +191,25 @@ actor CopyJob {
         isStopped = true
         return false
       }
-      await salvage(segment, into: buffer, from: source)
-      return true
+      return await salvage(segment, into: buffer, from: source)
     }
   }
 
   /// Finds out which sectors can't be read, down to the device's physical block, and leaves zeros
   /// in their place.
+  ///
+  /// - Returns: false when the job was cancelled before all of it had been tried: a dying disk can
+  ///   take minutes over one segment.
   private func salvage(
     _ segment: Range<Sector>, into buffer: IOBuffer, from source: IORegion
-  ) async {
+  ) async -> Bool {
     let block = max(1, UInt64(source.device.limits.physicalBlock) / Sector.byteCount)
     var pieces = [segment]
     while let piece = pieces.popLast() {
+      if wasCancelled {
+        hasGivenUp = true
+        return false
+      }
       let part = buffer.slice(piece.lowerBound - segment.lowerBound, piece.length)
       do throws(IOFailure) {
         try await source.device.read(source.sectors(of: piece), into: part)
@@ -223,6 +232,7 @@ actor CopyJob {
       }
     }
     progress?.addRead(segment.length)
+    return true
   }
 
   private func noteReadFailure(_ failure: IOFailure, in segment: Range<Sector>) {
@@ -337,7 +347,9 @@ actor CopyJob {
         isStopped = true
         return abandon(piece, wasRead: false)
       }
-      await salvage(piece, into: buffer, from: source)
+      guard await salvage(piece, into: buffer, from: source) else {
+        return abandon(piece, wasRead: false)
+      }
       return await write(piece, from: buffer)
     }
     noteCopied(piece, to: targets, failed: outcome.writeFailures.map(\.index))

@@ -226,7 +226,13 @@ public actor KcopydClient {
 
   private nonisolated func endJob() {
     let rest = jobs.subtract(1, ordering: .sequentiallyConsistent).newValue
-    if rest == 0, isDestroyed.load(ordering: .sequentiallyConsistent) { releaseDestroyers() }
+    // The second look at the number: before the first at `isDestroyed` another job may have been
+    // started, which `destroy()` then waits for.
+    if rest == 0, isDestroyed.load(ordering: .sequentiallyConsistent),
+      jobs.load(ordering: .sequentiallyConsistent) == 0
+    {
+      releaseDestroyers()
+    }
   }
 
   private nonisolated func releaseDestroyers() {

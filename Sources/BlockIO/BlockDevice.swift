@@ -140,6 +140,11 @@ extension BlockDevice {
 
   /// Writes zeros from memory, unless the device has its own way.
   public func writeZeroes(_ sectors: Range<Sector>, mayUnmap: Bool) async throws(IOFailure) {
+    try await writeZeroesFromMemory(sectors)
+  }
+
+  /// Writes zeros like any other data.
+  func writeZeroesFromMemory(_ sectors: Range<Sector>) async throws(IOFailure) {
     var rest = sectors
     while !rest.isEmpty {
       let count = min(rest.length, IOBuffer.zeroes.sectorCount)

@@ -87,7 +87,7 @@ public struct PageCachedCopy: Sendable {
 // MARK: On the spot
 
 extension PageCachedCopy {
-  /// The largest copy that is tried on the spot.
+  /// The largest transfer, or copy, that is tried on the spot.
   public static let onTheSpotLimit = Sector(holding: 64 << 10)
 
   /// Copies a small region here and now, in the calling task, if all ends are different files in

@@ -17,9 +17,10 @@ actor CopyJob {
   nonisolated let progress: CopyProgress?
   private nonisolated let isCancelled = Atomic<Bool>(false)
   private let resources: Resources
+  /// Only while the job runs: it holds the files, and who closes a device after the notification
+  /// must find it closed.
   private var pageCachedCopy: PageCachedCopy?
   private let zeroesByCommand: Bool
-  private let parallelism: Int
 
   private var cursor: SegmentCursor
   private var readFailures = FailureLog()
@@ -53,21 +54,7 @@ actor CopyJob {
       && plan.destinations.allSatisfy {
         $0.count == .zero || $0.device.limits.supportsWriteZeroes
       }
-    // What must be ordered can't be left to threads.
     turns = plan.options.contains(.sequentialWrites) ? WriteTurns() : nil
-    let isOrdered = turns != nil || plan.sourceOverlaps
-    pageCachedCopy = plan.source.flatMap {
-      isOrdered
-        ? nil : PageCachedCopy(source: $0.device, destinations: plan.destinations.map(\.device))
-    }
-    parallelism =
-      if plan.sourceOverlaps {
-        1
-      } else if pageCachedCopy != nil {
-        min(resources.parallelism, PageCachedCopy.parallelism(on: resources.loop))
-      } else {
-        resources.parallelism
-      }
     let segment = zeroesByCommand ? max(resources.subJob, Self.zeroSegment) : resources.subJob
     cursor = SegmentCursor(count: plan.count, segment: segment, order: plan.order)
   }
@@ -78,6 +65,11 @@ actor CopyJob {
   /// Does the job.
   func run() async -> CopyResult {
     if plan.isEmpty { return finish() }
+    // What must be ordered can't be left to threads.
+    if let source = plan.source, turns == nil, !plan.sourceOverlaps {
+      pageCachedCopy = PageCachedCopy(
+        source: source.device, destinations: plan.destinations.map(\.device))
+    }
     if plan.count <= resources.subJob || parallelism == 1 {
       await runSubJob()
     } else {
@@ -91,7 +83,6 @@ actor CopyJob {
   }
 
   private func finish() -> CopyResult {
-    // Files must not be held any longer than until the notification.
     pageCachedCopy = nil
     let isAtEnd = plan.isEmpty || cursor.isAtEnd
     if !isAtEnd {
@@ -101,6 +92,13 @@ actor CopyJob {
       count: plan.count,
       ending: isStopped ? .stoppedByError : isAtEnd && !hasGivenUp ? .finished : .cancelled,
       readFailures: readFailures, destinations: destinations)
+  }
+
+  /// How many sub-jobs run at once.
+  private var parallelism: Int {
+    if plan.sourceOverlaps { return 1 }
+    guard pageCachedCopy != nil else { return resources.parallelism }
+    return min(resources.parallelism, PageCachedCopy.parallelism(on: resources.loop))
   }
 
   private var wantsNoMore: Bool { mustEnd || cursor.isAtEnd || active.isEmpty }

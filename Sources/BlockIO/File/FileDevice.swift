@@ -49,14 +49,11 @@ public final class FileDevice: BlockDevice {
 
   // MARK: Transfers
 
-  /// The largest transfer that is tried without leaving the loop.
-  static let onTheSpotLimit = 64 << 10
-
   public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
     precondition(buffer.sectorCount == sectors.length)
     try check(sectors, for: .read)
     if let direct { return try await direct.read(sectors, into: buffer, loop: loop) }
-    if buffer.byteCount <= Self.onTheSpotLimit,
+    if buffer.sectorCount <= PageCachedCopy.onTheSpotLimit,
       try cached.readOnTheSpot(sectors, into: buffer) == .done
     {
       return
@@ -73,7 +70,7 @@ public final class FileDevice: BlockDevice {
     try check(sectors, for: .write)
     if options.contains(.durable) { return try await writeDurably(sectors, from: buffer) }
     if let direct { return try await direct.write(sectors, from: buffer, loop: loop) }
-    if buffer.byteCount <= Self.onTheSpotLimit,
+    if buffer.sectorCount <= PageCachedCopy.onTheSpotLimit,
       try cached.writeOnTheSpot(sectors, from: buffer) == .done
     {
       return
@@ -126,16 +123,6 @@ public final class FileDevice: BlockDevice {
     } catch  where error.errno == .notSupportedOnSocket || error.errno == .notSupported {
       // A file system that can't.
       try await writeZeroesFromMemory(sectors)
-    }
-  }
-
-  private func writeZeroesFromMemory(_ sectors: Range<Sector>) async throws(IOFailure) {
-    var rest = sectors
-    while !rest.isEmpty {
-      let count = min(rest.length, IOBuffer.zeroes.sectorCount)
-      let piece = rest.lowerBound..<rest.lowerBound + count
-      try await write(piece, from: IOBuffer.zeroes.slice(0, count), options: [])
-      rest = piece.upperBound..<rest.upperBound
     }
   }
 

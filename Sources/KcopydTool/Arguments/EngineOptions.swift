@@ -57,6 +57,7 @@ struct EngineOptions: ParsableArguments {
         pages: pages, subJob: subJob ?? KcopydClient.maximumSubJob, throttle: limit, on: loop)
       return Engine(loop: loop, client: client)
     } catch {
+      if case .noMemory = error { throw Refusal("\(error); lower --pages") }
       throw Refusal("\(error); raise --pages or lower --sub-job-size")
     }
   }

@@ -21,6 +21,7 @@ let package = Package(
   products: [
     .library(name: "BlockIO", targets: ["BlockIO"]),
     .library(name: "Kcopyd", targets: ["Kcopyd"]),
+    .library(name: "Snapshots", targets: ["Snapshots"]),
     .library(name: "libkcopyd", type: .dynamic, targets: ["KcopydABI"]),
     .executable(name: "kcopyd", targets: ["KcopydTool"]),
   ],
@@ -39,6 +40,9 @@ let package = Package(
       swiftSettings: settings),
     .target(name: "Kcopyd", dependencies: ["BlockIO", system, deque], swiftSettings: settings),
     .target(
+      name: "Snapshots", dependencies: ["Kcopyd", "BlockIO", system, deque],
+      swiftSettings: settings),
+    .target(
       name: "BlockIOTesting", dependencies: ["BlockIO", system], swiftSettings: settings),
     .target(name: "CKcopyd"),
     .target(
@@ -56,6 +60,11 @@ let package = Package(
     .testTarget(
       name: "KcopydTests",
       dependencies: ["Kcopyd", "BlockIO", "BlockIOTesting", system],
+      swiftSettings: settings),
+    .testTarget(
+      name: "SnapshotsTests",
+      dependencies: ["Snapshots", "Kcopyd", "BlockIO", "BlockIOTesting", system],
+      resources: [.copy("Fixtures")],
       swiftSettings: settings),
     .testTarget(name: "KcopydABITests", dependencies: ["KcopydABI"], swiftSettings: settings),
     .testTarget(

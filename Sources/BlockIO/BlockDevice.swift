@@ -118,6 +118,12 @@ public protocol BlockDevice: AnyObject, Sendable {
   /// extents: what is left starts where the last one ends.
   func blockStatus(_ sectors: Range<Sector>, limit: Int) async throws(IOFailure) -> [BlockExtent]
 
+  /// Makes the device `sectorCount` sectors long, if it is shorter; what is new reads as zeros.
+  func grow(to sectorCount: Sector) async throws(IOFailure)
+
+  /// Looks how large the device is now: someone else may have made it larger.
+  func refreshSize() async throws(IOFailure)
+
   /// The file behind the device when a pool thread can copy from or to it by plain calls that
   /// end in the page cache; nil when requests are better made one by one.
   var pageCachedFile: PageCachedFile? { get }
@@ -137,6 +143,14 @@ extension BlockDevice {
   public func discard(_ sectors: Range<Sector>) async throws(IOFailure) {
     throw IOFailure(.discard, name, sectors, errno: .notSupported)
   }
+
+  /// Refused, unless the device has its own way.
+  public func grow(to sectorCount: Sector) async throws(IOFailure) {
+    if sectorCount > self.sectorCount { throw IOFailure(.grow, name, errno: .notSupported) }
+  }
+
+  /// Nothing to look at, unless the device has its own way.
+  public func refreshSize() async throws(IOFailure) {}
 
   /// Writes zeros from memory, unless the device has its own way.
   public func writeZeroes(_ sectors: Range<Sector>, mayUnmap: Bool) async throws(IOFailure) {

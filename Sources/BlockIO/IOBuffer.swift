@@ -76,6 +76,21 @@ public struct IOBuffer: @unchecked Sendable {
     }
   }
 
+  /// The little-endian number at a byte offset.
+  public func integer<T: FixedWidthInteger & BitwiseCopyable>(
+    at offset: Int, as type: T.Type = T.self
+  ) -> T {
+    precondition(offset >= 0 && offset + MemoryLayout<T>.size <= byteCount)
+    return T(littleEndian: base.loadUnaligned(fromByteOffset: offset, as: T.self))
+  }
+
+  /// Puts a number to a byte offset, little-endian.
+  public func store(_ value: some FixedWidthInteger & BitwiseCopyable, at offset: Int) {
+    let bytes = value.littleEndian
+    precondition(offset >= 0 && offset + MemoryLayout.size(ofValue: bytes) <= byteCount)
+    base.storeBytes(of: bytes, toByteOffset: offset, as: type(of: bytes))
+  }
+
   /// Whether all bytes are zero.
   public var isZero: Bool {
     byteCount == 0

@@ -11,6 +11,7 @@ public struct IOFailure: Error, Hashable, Sendable, CustomStringConvertible {
     case discard
     case flush
     case blockStatus = "ask for the extents of"
+    case grow
     case reservePages = "reserve pages for"
     case startLoop = "start an I/O loop on"
   }

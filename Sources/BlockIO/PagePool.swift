@@ -120,6 +120,17 @@ public final class PagePool: Sendable {
     return start.map { Pages(pool: self, range: $0..<$0 + count) }
   }
 
+  /// A reserve that holds `sectors`, and at least a page, lent as a whole to the caller.
+  ///
+  /// - Throws: `ENOMEM`, as ``init(pageCount:)``.
+  public static func lend(holding sectors: Sector) throws(IOFailure) -> Pages {
+    let pool = try PagePool(pageCount: max(1, pages(holding: sectors)))
+    guard let start = pool.state.withLock({ $0.take(pool.pageCount) }) else {
+      preconditionFailure("a new reserve lends itself as a whole")
+    }
+    return Pages(pool: pool, range: start..<start + pool.pageCount)
+  }
+
   fileprivate func giveBack(_ pages: Range<Int>) {
     var served: [(continuation: UnsafeContinuation<Int, Never>, start: Int)] = []
     state.withLock { state in

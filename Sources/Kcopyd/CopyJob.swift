@@ -75,7 +75,7 @@ actor CopyJob {
     } else {
       await withDiscardingTaskGroup { group in
         for _ in 0..<parallelism {
-          group.addTask { await self.runSubJob() }
+          group.addTask(executorPreference: resources.loop) { await self.runSubJob() }
         }
       }
     }
@@ -252,7 +252,9 @@ actor CopyJob {
     }
     await withDiscardingTaskGroup { group in
       for index in targets {
-        group.addTask { await self.write(segment, from: buffer, to: index) }
+        group.addTask(executorPreference: resources.loop) {
+          await self.write(segment, from: buffer, to: index)
+        }
       }
     }
   }

@@ -51,7 +51,7 @@ actor RegionComparison {
   func run() async -> ComparisonResult {
     await withDiscardingTaskGroup { group in
       for _ in 0..<resources.parallelism {
-        group.addTask { await self.comparePieces() }
+        group.addTask(executorPreference: resources.loop) { await self.comparePieces() }
       }
     }
     return result

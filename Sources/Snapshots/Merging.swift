@@ -1,0 +1,219 @@
+import BlockIO
+import Kcopyd
+import Synchronization
+import SystemPackage
+
+// Merging a snapshot into its origin: from the last exception of the store to the first, several
+// runs at a time. Chunks are durable on the origin before their exceptions are cleared, and these
+// are cleared from the end, so that a loss of power at any point leaves a store that a merge goes
+// on with.
+
+/// The merge of a snapshot.
+final class MergeState {
+  /// Why it has stopped for good.
+  var failure: String?
+  /// Whether all exceptions have gone.
+  var isFinished = false
+  var isRunning = false
+  var mustStop = false
+  /// The chunks being merged right now: writes to them wait.
+  var merging = RangeSet<Sector>()
+  /// A step is over, or the merge.
+  let changed = Gate()
+  /// Writes to chunks that have an exception, on the COW device.
+  let cowWrites = TrackedRequests()
+}
+
+extension Origin {
+  /// The most data of one step. More take longer to hold up writes, fewer need more flushes.
+  static let mergeStepLimit = Sector(holding: 8 << 20)
+  /// The most exceptions of one step.
+  static let mergeStepExceptions = 1024
+
+  // MARK: Steps
+
+  /// Starts merging, or goes on with it.
+  func startMerging(_ snapshot: Snapshot) {
+    guard let merge = snapshot.merge, !merge.isRunning, merge.failure == nil, !merge.isFinished
+    else { return }
+    merge.mustStop = false
+    merge.isRunning = true
+    Task { await withTaskExecutorPreference(loop) { await self.mergeAll(snapshot, merge) } }
+  }
+
+  /// Ends merging after the current step.
+  func stopMerging(_ snapshot: Snapshot) async {
+    guard let merge = snapshot.merge else { return }
+    merge.mustStop = true
+    while merge.isRunning { await merge.changed.wait() }
+  }
+
+  /// Waits until the merge has ended, one way or another.
+  func waitForMerge(_ snapshot: Snapshot) async {
+    guard let merge = snapshot.merge else { return }
+    while merge.isRunning { await merge.changed.wait() }
+  }
+
+  private func mergeAll(_ snapshot: Snapshot, _ merge: MergeState) async {
+    do throws(IOFailure) {
+      while !merge.mustStop, snapshot.isValid, !merge.isFinished {
+        await beginWrite()
+        defer { endWrite() }
+        merge.isFinished = try await !mergeStep(snapshot, merge)
+      }
+      if merge.isFinished { snapshot.onEvent(.merged) }
+    } catch {
+      merge.failure = error.description
+      snapshot.onEvent(.mergeFailed(error.description))
+    }
+    merge.merging = RangeSet()
+    merge.isRunning = false
+    merge.changed.open()
+  }
+
+  /// Merges some exceptions from the end of the store; false if there was none.
+  private func mergeStep(_ snapshot: Snapshot, _ merge: MergeState) async throws(IOFailure) -> Bool
+  {
+    guard let store = snapshot.store as? PersistentStore else { return false }
+    let bySize = mergeStepCount(snapshot)
+    let exceptions = Array(try await store.tail(bySize))
+    guard !exceptions.isEmpty else { return false }
+    let extents = snapshot.mergeExtents(of: exceptions)
+    for extent in extents { await preserve(extent.origin) }
+    for extent in extents { merge.merging.insert(extent.origin) }
+    for extent in extents { await merge.cowWrites.drain(extent.origin) }
+    try await copyBack(extents, from: snapshot.cow)
+    try await underlying.flush()
+    try await store.clearTail(exceptions.count)
+    for exception in exceptions {
+      snapshot.completed.remove(exception.old.rawValue..<exception.old.rawValue + 1)
+    }
+    merge.merging = RangeSet()
+    merge.changed.open()
+    return true
+  }
+
+  private func mergeStepCount(_ snapshot: Snapshot) -> Int {
+    let bySize = Self.mergeStepLimit.rawValue / snapshot.chunkSize.sectors.rawValue
+    return min(Self.mergeStepExceptions, max(1, Int(bySize)))
+  }
+
+  /// Copies chunks to the origin, all at once.
+  private func copyBack(
+    _ extents: [FanOut.Extent], from cow: any BlockDevice
+  ) async throws(IOFailure) {
+    let failures = await withTaskGroup { group in
+      for extent in extents {
+        group.addTask(executorPreference: loop) { [client, underlying] () -> IOFailure? in
+          let count = extent.origin.length
+          do throws(KcopydError) {
+            let result = try await client.copy(
+              from: IORegion(cow, sector: extent.cow, count: count),
+              to: [IORegion(underlying, sector: extent.origin.lowerBound, count: count)])
+            return result.isComplete
+              ? nil
+              : result.readFailures.entries.first?.failure
+                ?? result.destinations[0].failures.entries.first?.failure
+                ?? IOFailure(.write, underlying.name, extent.origin, errno: .ioError)
+          } catch {
+            return IOFailure(
+              .write, underlying.name, extent.origin, errno: .ioError, detail: error.description)
+          }
+        }
+      }
+      var failures: [IOFailure] = []
+      for await failure in group { if let failure { failures.append(failure) } }
+      return failures
+    }
+    if let first = failures.first { throw first }
+  }
+
+  // MARK: Requests meanwhile
+
+  /// Reads the origin as if the merge were done already.
+  func readMerged(
+    _ name: String, _ sectors: Range<Sector>, into buffer: IOBuffer
+  ) async throws(IOFailure) {
+    guard let snapshot = active.first(where: { $0.merge != nil }), snapshot.isValid else {
+      return try await underlying.read(sectors, into: buffer)
+    }
+    snapshot.requests.add(1)
+    defer { snapshot.requests.remove(1) }
+    let reads = snapshot.pieces(of: sectors).map { piece in
+      PieceRead(
+        device: piece.cow == nil ? underlying : snapshot.cow, sectors: piece.target,
+        buffer: buffer.slice(piece.sectors.lowerBound - sectors.lowerBound, piece.sectors.length),
+        name: name, asked: piece.sectors)
+    }
+    try await PieceRead.all(reads, on: loop)
+  }
+
+  /// Writes while a snapshot is being merged: to the COW device what hasn't been merged yet, to the
+  /// origin all else, after the other snapshots have got theirs.
+  func write(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions, over snapshot: Snapshot
+  ) async throws(IOFailure) {
+    guard let merge = snapshot.merge else { preconditionFailure("not a merge") }
+    let data = SectorData(sectors: sectors, buffer: buffer)
+    var rest = sectors
+    while !rest.isEmpty {
+      guard snapshot.isValid, let piece = snapshot.pieces(of: rest).first, piece.cow != nil else {
+        // Up to the next chunk that hasn't been merged yet.
+        let end =
+          snapshot.isValid
+          ? snapshot.pieces(of: rest).first?.sectors.upperBound ?? rest.upperBound
+          : rest.upperBound
+        let part = rest.lowerBound..<end
+        await preserve(part)
+        try await underlying.write(part, from: data.part(part), options: options)
+        rest = end..<rest.upperBound
+        continue
+      }
+      if !merge.merging.isDisjoint(RangeSet(piece.sectors)) {
+        await merge.changed.wait()
+        if let failure = merge.failure {
+          throw IOFailure(
+            .write, underlying.name, piece.sectors, errno: .ioError,
+            detail: "the merge of these sectors failed: \(failure)")
+        }
+        continue
+      }
+      let number = merge.cowWrites.begin(piece.sectors)
+      defer { merge.cowWrites.end(number) }
+      do throws(IOFailure) {
+        try await snapshot.cow.write(
+          piece.target, from: data.part(piece.sectors), options: options)
+      } catch {
+        throw error.at(piece.sectors, of: underlying.name)
+      }
+      rest = piece.sectors.upperBound..<rest.upperBound
+    }
+  }
+
+  /// Makes durable what was written while a snapshot is being merged.
+  func flushMerged() async throws(IOFailure) {
+    if let snapshot = active.first(where: { $0.merge != nil }), snapshot.isValid {
+      try await snapshot.cow.flush()
+    }
+    try await underlying.flush()
+  }
+}
+
+extension Snapshot {
+  /// Where these exceptions – in the order of the store – go to on the origin; neighbours joined.
+  fileprivate func mergeExtents(of exceptions: [Exception]) -> [FanOut.Extent] {
+    var extents: [FanOut.Extent] = []
+    for exception in exceptions.sorted(by: { $0.old < $1.old }) {
+      let origin = originSectors(of: exception.old)
+      let cow = chunkSize.start(of: exception.new)
+      if let last = extents.last, last.origin.upperBound == origin.lowerBound,
+        last.cow + last.origin.length == cow
+      {
+        extents[extents.count - 1].origin = last.origin.lowerBound..<origin.upperBound
+      } else {
+        extents.append(FanOut.Extent(origin: origin, cow: cow))
+      }
+    }
+    return extents
+  }
+}

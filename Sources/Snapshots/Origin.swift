@@ -1,0 +1,274 @@
+public import BlockIO
+import Kcopyd
+import Synchronization
+import SystemPackage
+
+/// A device with its snapshots: the state behind snapshot-origin, snapshot and snapshot-merge.
+///
+/// Whoever writes to the device must do so through ``device`` while there are snapshots. Everything
+/// about one origin lives on this actor, on its loop; between two suspensions nothing else happens,
+/// which is what makes the decisions – is there an exception, is one under way, make one – safe.
+///
+/// What an origin write waits for, in this order: the copy of its chunks durable in every snapshot
+/// with the exceptions that say so, and the end of every read that a snapshot had sent to these
+/// sectors before. An error of a snapshot never fails it.
+public actor Origin {
+  /// The device below, as it was opened.
+  public nonisolated let underlying: any BlockDevice
+  /// The loop on which everything runs.
+  public nonisolated let loop: IOLoop
+  /// Copies chunks to the COW devices, and back when merging.
+  nonisolated let client: KcopydClient
+
+  public nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }
+
+  /// Whether a snapshot is being merged: only then reads have to be looked at.
+  nonisolated let hasMerge = Atomic<Bool>(false)
+
+  var snapshots: [SnapshotID: Snapshot] = [:]
+  /// The snapshots that see origin writes, largest chunks first.
+  var active: [Snapshot] = []
+  private var snapshotCount = 0
+  /// COW devices whose stores are being opened.
+  private var opening = Set<DeviceIdentity>()
+
+  /// Writes under way, steps of a merge among them.
+  private let writes = Quota(limit: 0)
+  /// How many want the origin to stand still.
+  private var stops = 0
+  private let started = Gate()
+
+  /// The origin of snapshots.
+  ///
+  /// - Parameters:
+  ///   - device: the device that is snapshotted.
+  ///   - throttle: slows down copying and merging of all snapshots made with the same one: the
+  ///     kernel's `snapshot_copy_throttle`.
+  ///   - loop: where everything runs.
+  public init(
+    _ device: any BlockDevice, throttle: Throttle? = nil, on loop: IOLoop
+  ) throws(SnapshotError) {
+    underlying = device
+    self.loop = loop
+    do throws(KcopydError) {
+      client = try KcopydClient(throttle: throttle, on: loop)
+    } catch {
+      throw .io(IOFailure(.reservePages, device.name, errno: .noMemory))
+    }
+  }
+
+  /// The origin as others see it: write to this one.
+  public nonisolated var device: OriginDevice { OriginDevice(self) }
+
+  // MARK: Snapshots
+
+  /// Adds a snapshot, not active yet: origin writes aren't copied for it before
+  /// ``SnapshotDevice/resume()``.
+  ///
+  /// A COW device that holds a store is carried on with; one whose first four bytes are zero gets a
+  /// new store. If there is a snapshot on that COW device already, the new one takes its store
+  /// over when it is resumed, which needs the other one suspended.
+  ///
+  /// - Parameters:
+  ///   - cow: where chunks go; nobody else's while the snapshot lives.
+  ///   - parameters: store, chunk size, features.
+  ///   - sectorCount: the length; nil for that of the origin.
+  ///   - mustExist: whether a device without a store is refused.
+  ///   - onEvent: called on the loop when something happens to the snapshot.
+  public func addSnapshot(
+    cow: any BlockDevice, parameters: SnapshotParameters = SnapshotParameters(),
+    sectorCount: Sector? = nil, mustExist: Bool = false,
+    onEvent: @escaping @Sendable (SnapshotEvent) -> Void = { _ in }
+  ) async throws(SnapshotError) -> SnapshotDevice {
+    let snapshot = try await add(
+      cow: cow, parameters: parameters, sectorCount: sectorCount, mustExist: mustExist,
+      isMerge: false, onEvent: onEvent)
+    return SnapshotDevice(self, snapshot)
+  }
+
+  /// Adds a snapshot that will be merged into the origin from ``MergeDevice/resume()`` on. At most
+  /// one of an origin.
+  public func addMerge(
+    cow: any BlockDevice, parameters: SnapshotParameters = SnapshotParameters(),
+    sectorCount: Sector? = nil,
+    onEvent: @escaping @Sendable (SnapshotEvent) -> Void = { _ in }
+  ) async throws(SnapshotError) -> MergeDevice {
+    let snapshot = try await add(
+      cow: cow, parameters: parameters, sectorCount: sectorCount, mustExist: true, isMerge: true,
+      onEvent: onEvent)
+    return MergeDevice(self, snapshot)
+  }
+
+  private func add(
+    cow: any BlockDevice, parameters: SnapshotParameters, sectorCount: Sector?, mustExist: Bool,
+    isMerge: Bool, onEvent: @escaping @Sendable (SnapshotEvent) -> Void
+  ) async throws(SnapshotError) -> Snapshot {
+    guard cow.identity != underlying.identity else { throw .originIsCow(cow.name) }
+    let length = sectorCount ?? underlying.sectorCount
+    guard length <= underlying.sectorCount else {
+      throw .originTooSmall(
+        origin: underlying.name, sectors: underlying.sectorCount, needed: length)
+    }
+    let others = snapshots.values.filter { $0.cow.identity == cow.identity }
+    guard others.count < 2, opening.insert(cow.identity).inserted else {
+      throw .state("'\(cow.name)' is in use, and another snapshot waits for it already")
+    }
+    defer { opening.remove(cow.identity) }
+    let predecessor = others.first
+    try checkMerge(isMerge, parameters, after: predecessor)
+    snapshotCount += 1
+    let id = SnapshotID(rawValue: snapshotCount)
+    let snapshot: Snapshot
+    if let predecessor {
+      snapshot = Snapshot(
+        id: id, origin: underlying, cow: cow, sectorCount: length, parameters: parameters,
+        chunkSize: predecessor.chunkSize, onEvent: onEvent)
+      snapshot.predecessor = predecessor.id
+      predecessor.successor = id
+    } else {
+      snapshot = try await opened(
+        id, cow, parameters, length, mustExist: mustExist, onEvent: onEvent)
+    }
+    if isMerge { snapshot.merge = MergeState() }
+    snapshots[id] = snapshot
+    return snapshot
+  }
+
+  private func checkMerge(
+    _ isMerge: Bool, _ parameters: SnapshotParameters, after predecessor: Snapshot?
+  ) throws(SnapshotError) {
+    guard isMerge else { return }
+    guard parameters.store.isPersistent, predecessor?.store is PersistentStore? else {
+      throw .state("a transient snapshot can't be merged")
+    }
+    let merging = snapshots.values.first { $0.merge != nil && $0.id != predecessor?.id }
+    if let merging {
+      throw .state("'\(merging.cow.name)' is being merged into this origin already")
+    }
+  }
+
+  /// Opens or makes the store.
+  private func opened(
+    _ id: SnapshotID, _ cow: any BlockDevice, _ parameters: SnapshotParameters, _ length: Sector,
+    mustExist: Bool, onEvent: @escaping @Sendable (SnapshotEvent) -> Void
+  ) async throws(SnapshotError) -> Snapshot {
+    let opened = try await OpenedStore(
+      cow: cow, origin: underlying, parameters, mustExist: mustExist, on: loop)
+    let snapshot = Snapshot(
+      id: id, origin: underlying, cow: cow, sectorCount: length, parameters: parameters,
+      chunkSize: opened.store.chunkSize, onEvent: onEvent)
+    snapshot.store = opened.store
+    snapshot.completed = opened.exceptions
+    snapshot.isFresh = opened.isFresh
+    if !opened.isValid { snapshot.lose("its store was marked invalid before") }
+    return snapshot
+  }
+
+  // MARK: Resume, suspend, remove
+
+  /// Makes a snapshot live: its point in time is now, if its store is new.
+  func resume(_ snapshot: Snapshot) async throws(SnapshotError) {
+    try checkOrder(snapshot)
+    await standStill()
+    defer { goOn() }
+    // Both may have changed while the last writes ended.
+    try checkOrder(snapshot)
+    if let id = snapshot.predecessor, let predecessor = snapshots[id] {
+      snapshot.takeOver(predecessor)
+      active.removeAll { $0.id == id }
+    }
+    snapshot.isSuspended = false
+    if !snapshot.isActive {
+      snapshot.isActive = true
+      active.append(snapshot)
+      active.sort {
+        ($0.chunkSize.sectors, $1.id.rawValue) > ($1.chunkSize.sectors, $0.id.rawValue)
+      }
+    }
+    if snapshot.merge != nil {
+      hasMerge.store(true, ordering: .relaxed)
+      startMerging(snapshot)
+    }
+  }
+
+  private func checkOrder(_ snapshot: Snapshot) throws(SnapshotError) {
+    guard snapshots[snapshot.id] != nil else { throw .state("the snapshot has been removed") }
+    if let id = snapshot.predecessor {
+      guard let predecessor = snapshots[id] else {
+        return snapshot.lose("the snapshot whose store it was to take over has gone")
+      }
+      guard predecessor.isSuspended else {
+        throw .state("the snapshot whose store it takes over isn't suspended")
+      }
+    }
+    if snapshot.successor != nil {
+      throw .state("another snapshot waits to take its store over")
+    }
+    let isMerging = active.contains { $0.merge?.isFinished == false && $0.isValid }
+    if snapshot.isFresh, !snapshot.isActive, isMerging {
+      throw .state(
+        "a merge into the origin is going on: a snapshot now would show a part of it; "
+          + "wait for its end")
+    }
+  }
+
+  /// Waits until nothing is under way for the snapshot; a merge stops after its current step.
+  func suspend(_ snapshot: Snapshot) async {
+    snapshot.isSuspended = true
+    await stopMerging(snapshot)
+    await snapshot.requests.waitForNone()
+  }
+
+  /// Takes a snapshot away. What its COW device holds stays as it is.
+  func remove(_ snapshot: Snapshot) async {
+    await suspend(snapshot)
+    await standStill()
+    defer { goOn() }
+    active.removeAll { $0.id == snapshot.id }
+    snapshots[snapshot.id] = nil
+    await snapshot.copies.waitForNone()
+    if let id = snapshot.predecessor { snapshots[id]?.successor = nil }
+    if let id = snapshot.successor, let successor = snapshots[id], successor.store == nil {
+      successor.lose("the snapshot whose store it was to take over has been removed")
+    }
+    if snapshot.merge != nil {
+      hasMerge.store(active.contains { $0.merge != nil }, ordering: .relaxed)
+    }
+  }
+
+  // MARK: Writes and standing still
+
+  func beginWrite() async {
+    while stops > 0 { await started.wait() }
+    writes.add(1)
+  }
+
+  func endWrite() { writes.remove(1) }
+
+  /// Waits until no write is under way, and keeps others from starting.
+  private func standStill() async {
+    stops += 1
+    await writes.waitForNone()
+  }
+
+  private func goOn() {
+    stops -= 1
+    if stops == 0 { started.open() }
+  }
+}
+
+extension Snapshot {
+  /// Becomes the owner of another snapshot's store.
+  func takeOver(_ other: Snapshot) {
+    store = other.store
+    completed = other.completed
+    isFresh = other.isFresh
+    isOverflowed = other.isOverflowed
+    if let reason = other.invalidity { lose(reason) }
+    other.store = nil
+    other.completed = RunMap()
+    other.successor = nil
+    predecessor = nil
+    isActive = false
+  }
+}

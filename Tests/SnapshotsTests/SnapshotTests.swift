@@ -1,0 +1,73 @@
+import BlockIO
+import BlockIOTesting
+import Snapshots
+import Testing
+
+/// What a snapshot is for: it shows its point in time, whatever happens to the origin.
+@Suite struct SnapshotTests {
+  @Test func keepsWhatTheOriginLoses() throws {
+    try simulate { loop in
+      let disk = SimulatedDisk("origin", sectorCount: 256, loop: loop)
+      let cow = SimulatedDisk("cow", sectorCount: 512, content: .zeroes, loop: loop)
+      let origin = try Origin(disk, on: loop)
+      let snapshot = try await origin.addSnapshot(cow: cow, parameters: .persistent(8))
+      try await snapshot.resume()
+      try await origin.device.put("new", 3..<30)
+      try await snapshot.put("mine", 100..<120)
+      let seen = try await snapshot.contents(0..<256)
+      #expect(
+        seen == patterns(("origin", 0..<100), ("mine", 100..<120), ("origin", 120..<256)))
+      let below = try await origin.device.contents(0..<256)
+      #expect(below == patterns(("origin", 0..<3), ("new", 3..<30), ("origin", 30..<256)))
+      let status = await snapshot.status
+      #expect(status.line == "72/512 16")
+
+      let again = try Origin(disk, on: loop)
+      let reopened = try await again.addSnapshot(cow: cow, parameters: .persistent(16))
+      #expect(try await reopened.contents(0..<256) == seen)
+      #expect(await reopened.status.line == "72/512 16")
+      #expect(await reopened.tableWords == "P 8")
+    }
+  }
+
+  @Test func severalSnapshotsWithOneReading() throws {
+    try simulate { loop in
+      let disk = SimulatedDisk("origin", sectorCount: 256, loop: loop)
+      let origin = try Origin(disk, on: loop)
+      var snapshots: [SnapshotDevice] = []
+      for size in [8, 32, 8, 16] as [Sector] {
+        let cow = SimulatedDisk("cow", sectorCount: 512, content: .zeroes, loop: loop)
+        let snapshot = try await origin.addSnapshot(cow: cow, parameters: .persistent(size))
+        try await snapshot.resume()
+        snapshots.append(snapshot)
+      }
+      disk.clearLog()
+      try await origin.device.put("new", 40..<41)
+      let read = disk.log.filter { $0.operation == .read }.compactMap(\.sectors)
+      #expect(read.reduce(Sector.zero) { $0 + $1.length } == 32)
+      for snapshot in snapshots {
+        #expect(try await snapshot.contents(0..<256) == patterns(("origin", 0..<256)))
+      }
+    }
+  }
+
+  @Test func mergesBack() throws {
+    try simulate { loop in
+      let disk = SimulatedDisk("origin", sectorCount: 4096, loop: loop)
+      let cow = SimulatedDisk("cow", sectorCount: 8192, content: .zeroes, loop: loop)
+      let origin = try Origin(disk, on: loop)
+      let snapshot = try await origin.addSnapshot(cow: cow, parameters: .persistent(8))
+      try await snapshot.resume()
+      try await snapshot.put("mine", 100..<3000)
+      try await origin.device.put("new", 0..<5)
+      let expected = try await snapshot.contents(0..<4096)
+      await snapshot.remove()
+      let merge = try await origin.addMerge(cow: cow)
+      try await merge.resume()
+      #expect(try await merge.contents(0..<4096) == expected)
+      await merge.waitUntilEnded()
+      #expect(await merge.status.line == "16/8192 16")
+      #expect(disk.contents == expected)
+    }
+  }
+}

@@ -51,7 +51,7 @@ let package = Package(
       swiftSettings: settings),
     .executableTarget(
       name: "KcopydTool",
-      dependencies: ["Kcopyd", "BlockIO", "CBlockIO", system, logging, arguments],
+      dependencies: ["Snapshots", "Kcopyd", "BlockIO", "CBlockIO", system, logging, arguments],
       swiftSettings: settings),
     .testTarget(
       name: "BlockIOTests",
@@ -69,7 +69,7 @@ let package = Package(
     .testTarget(name: "KcopydABITests", dependencies: ["KcopydABI"], swiftSettings: settings),
     .testTarget(
       name: "KcopydToolTests",
-      dependencies: ["KcopydTool", "Kcopyd", "BlockIO", system],
+      dependencies: ["KcopydTool", "Snapshots", "Kcopyd", "BlockIO", system],
       swiftSettings: settings),
   ],
   swiftLanguageModes: [.v6]

@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -70,6 +71,13 @@ int blockio_discard(int fd, bool block_device, uint64_t offset, uint64_t bytes) 
 }
 
 int blockio_sync_data(int fd) { return result(fdatasync(fd)); }
+
+int64_t blockio_size(int fd, bool block_device) {
+    struct stat status;
+    uint64_t bytes;
+    if (block_device) return ioctl(fd, BLKGETSIZE64, &bytes) < 0 ? -errno : (int64_t)bytes;
+    return fstat(fd, &status) < 0 ? -errno : status.st_size;
+}
 
 void blockio_direct_alignment(int fd, uint32_t *memory, uint32_t *offset) {
     // struct statx of kernel 6.1 on, whose last fields older C libraries don't name.
@@ -186,6 +194,15 @@ int blockio_write_zeroes(int fd, bool block_device, uint64_t offset, uint64_t by
 }
 
 int blockio_sync_data(int fd) { return result(fcntl(fd, F_FULLFSYNC)); }
+int64_t blockio_size(int fd, bool block_device) {
+    struct stat status;
+    uint64_t count = 0;
+    uint32_t block = 0;
+    if (!block_device) return fstat(fd, &status) < 0 ? -errno : status.st_size;
+    if (ioctl(fd, DKIOCGETBLOCKSIZE, &block) < 0 || ioctl(fd, DKIOCGETBLOCKCOUNT, &count) < 0)
+        return -errno;
+    return (int64_t)(count * block);
+}
 void blockio_direct_alignment(int fd, uint32_t *memory, uint32_t *offset) {
     (void)fd;
     *memory = *offset = 0;
@@ -218,6 +235,23 @@ void blockio_name_thread(const char *name) { pthread_setname_np(name); }
 static void prepare_map(void *base, size_t bytes) { (void)base; (void)bytes; }
 
 #endif
+
+int blockio_extend(int fd, uint64_t bytes) {
+    struct stat status;
+    if (fstat(fd, &status) < 0) return -errno;
+    if ((uint64_t)status.st_size >= bytes) return 0;
+#ifdef __linux__
+    // With the space for it, so that it doesn't turn out to be missing when it is written.
+    off_t more = (off_t)bytes - status.st_size;
+    if (fallocate(fd, 0, status.st_size, more) == 0) return 0;
+    if (errno != EOPNOTSUPP) return -errno;
+#endif
+    return result(ftruncate(fd, (off_t)bytes));
+}
+
+int blockio_lock(int fd, bool exclusive) {
+    return result(flock(fd, (exclusive ? LOCK_EX : LOCK_SH) | LOCK_NB));
+}
 
 int blockio_set_blocking(int fd) {
     int flags = fcntl(fd, F_GETFL);

@@ -5,7 +5,9 @@ import SystemPackage
 
 /// The source of a copy and the part of it that is wanted.
 struct Source {
-  let device: FileDevice
+  let device: any BlockDevice
+  /// The files that it is made of: one, unless it is a snapshot.
+  let files: [FileDevice]
   let region: IORegion
   /// The bytes of the region that the source has: its last sector may be a begun one.
   let byteCount: UInt64
@@ -14,18 +16,28 @@ struct Source {
   init(
     _ path: String, from: Sector, count: Sector?, options: WritingOptions, on loop: IOLoop
   ) throws(Refusal) {
-    device = try openDevice(path, writable: false, options: options, on: loop)
-    guard device.sectorCount > .zero else { throw Refusal("'\(path)' is empty: nothing to copy") }
+    let file = try openDevice(path, writable: false, options: options, on: loop)
+    try self.init(file, of: [file], from: from, count: count)
+  }
+
+  /// A part of a device that is open already.
+  init(
+    _ device: any BlockDevice, of files: [FileDevice], from: Sector, count: Sector?
+  ) throws(Refusal) {
+    self.device = device
+    self.files = files
+    let name = device.name
+    guard device.sectorCount > .zero else { throw Refusal("'\(name)' is empty: nothing to copy") }
     guard from < device.sectorCount else {
       throw Refusal(
-        "--from: sector \(from.rawValue) is behind the end of '\(path)',"
+        "--from: sector \(from.rawValue) is behind the end of '\(name)',"
           + " which has \(device.sectorCount.rawValue) sectors")
     }
     let count = count ?? device.sectorCount - from
     guard count <= device.sectorCount - from else {
       throw Refusal(
         "--count: \(count.rawValue) sectors from \(from.rawValue) on reach behind the end of"
-          + " '\(path)', which has \(device.sectorCount.rawValue) sectors")
+          + " '\(name)', which has \(device.sectorCount.rawValue) sectors")
     }
     region = IORegion(device, sector: from, count: count)
     byteCount = min(device.byteCount, region.sectors.upperBound.bytes) - from.bytes
@@ -34,19 +46,26 @@ struct Source {
 
 /// Opens one device; the refusal names it and says what to do.
 func openDevice(
-  _ path: String, writable: Bool, direct: DirectChoice? = nil, options: WritingOptions,
-  on loop: IOLoop
+  _ path: String, _ how: FileDevice.Options, on loop: IOLoop
 ) throws(Refusal) -> FileDevice {
   do throws(IOFailure) {
-    return try FileDevice.open(
-      path,
-      .init(
-        isWritable: writable, direct: direct ?? options.engine.direct, isExclusive: !options.force),
-      on: loop)
+    return try FileDevice.open(path, how, on: loop)
   } catch {
     let hint = error.errno == .resourceBusy ? "; release it, or use --force" : ""
     throw Refusal(error.description + hint)
   }
+}
+
+/// Opens one device as the options say.
+func openDevice(
+  _ path: String, writable: Bool, direct: DirectChoice? = nil, options: WritingOptions,
+  on loop: IOLoop
+) throws(Refusal) -> FileDevice {
+  try openDevice(
+    path,
+    .init(
+      isWritable: writable, direct: direct ?? options.engine.direct, isExclusive: !options.force),
+    on: loop)
 }
 
 /// The destinations of a copy. Files that don't exist are made last, when nothing else can be
@@ -70,7 +89,7 @@ struct Destinations {
     let wanted = start.bytes + source.byteCount
     // What isn't worth caching when read isn't when written.
     let direct =
-      options.engine.direct == .auto && source.device.isDirect
+      options.engine.direct == .auto && source.files.allSatisfy(\.isDirect)
       ? DirectChoice.whenPossible : options.engine.direct
     var opened: [Int: FileDevice] = [:]
     for (index, path) in paths.enumerated() where Self.exists(path) {
@@ -102,8 +121,10 @@ struct Destinations {
   private static func check(
     _ device: FileDevice, against source: Source, wanted: UInt64
   ) throws(Refusal) {
-    guard device.identity != source.device.identity else {
-      throw Refusal("'\(device.name)' is the source itself")
+    guard !source.files.contains(where: { $0.identity == device.identity }) else {
+      throw Refusal(
+        source.files.count == 1
+          ? "'\(device.name)' is the source itself" : "'\(device.name)' is a part of the source")
     }
     guard device.byteCount >= wanted else {
       throw Refusal(

@@ -45,6 +45,7 @@ public final class OriginDevice: BlockDevice {
 public final class SnapshotDevice: BlockDevice {
   public let name: String
   public let sectorCount: Sector
+  public let byteCount: UInt64
   public let limits: DeviceLimits
   /// The size of its chunks: the store's own, whatever was asked for.
   public let chunkSize: ChunkSize
@@ -57,6 +58,8 @@ public final class SnapshotDevice: BlockDevice {
     id = snapshot.id
     name = snapshot.cow.name
     sectorCount = snapshot.sectorCount
+    // An origin may end within its last sector.
+    byteCount = min(sectorCount.bytes, origin.underlying.byteCount)
     chunkSize = snapshot.chunkSize
     var limits = DeviceLimits.passedOn(origin.underlying.limits)
     limits.logicalBlock = max(limits.logicalBlock, snapshot.cow.limits.logicalBlock)

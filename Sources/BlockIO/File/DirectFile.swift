@@ -6,7 +6,7 @@ final class DirectFile: Sendable {
   let file: FileDescriptor
 
   private let cached: PageCachedFile
-  private let layout: DirectLayout
+  private let blockSize: UInt64
   private let memoryAlignment: Int
   /// Where begun blocks are put together, one at a time: two that change the same block would
   /// undo each other.
@@ -21,10 +21,14 @@ final class DirectFile: Sendable {
     self.file = file
     self.cached = cached
     self.memoryAlignment = memoryAlignment
-    layout = DirectLayout(
-      block: UInt64(block), byteCount: cached.byteCount, page: UInt64(PagePool.pageSize))
+    blockSize = UInt64(block)
     // One block, taken as a whole: the pool is the lock.
     bounce = try PagePool(pageCount: max(1, block / PagePool.pageSize))
+  }
+
+  /// Of the file as long as it is now.
+  private var layout: DirectLayout {
+    DirectLayout(block: blockSize, byteCount: cached.byteCount, page: UInt64(PagePool.pageSize))
   }
 
   // Nothing can be under way: whoever awaits a transfer holds this object.
@@ -99,7 +103,7 @@ final class DirectFile: Sendable {
     guard way == .direct else { return (way, bytes) }
     let address = UInt(bitPattern: buffer.base) + UInt(bytes.lowerBound - first.bytes)
     if address % UInt(memoryAlignment) == 0 { return (way, bytes) }
-    return (.bounce, bytes.lowerBound..<bytes.lowerBound + layout.block)
+    return (.bounce, bytes.lowerBound..<bytes.lowerBound + blockSize)
   }
 
   // MARK: Straight
@@ -135,7 +139,7 @@ final class DirectFile: Sendable {
     _ direction: TransferRequest.Direction, _ piece: Piece, from done: Int, loop: IOLoop
   ) async -> Int {
     // A transfer that stopped within a block goes on at its start: the kernel takes whole ones.
-    let start = done / Int(layout.block) * Int(layout.block)
+    let start = done / Int(blockSize) * Int(blockSize)
     let count = min(piece.buffer.byteCount - start, Self.longestRequest)
     let memory = UnsafeMutableRawBufferPointer(start: piece.buffer.base + start, count: count)
     let result = await loop.transfer(
@@ -162,15 +166,15 @@ final class DirectFile: Sendable {
     let pages = await bounce.take(bounce.pageCount)
     let block = self.block(around: bytes, pages.buffer)
     try await inBlock(piece) { () throws(IOFailure) in
-      if UInt64(bytes.count) < layout.block { try await readDirect(block, loop: loop) }
+      if UInt64(bytes.count) < blockSize { try await readDirect(block, loop: loop) }
       part(of: block, piece.sectors).copy(from: piece.buffer)
       try await writeDirect(block, loop: loop)
     }
   }
 
   private func block(around bytes: Range<UInt64>, _ buffer: IOBuffer) -> Piece {
-    let start = Sector(bytes.lowerBound / layout.block * layout.block / Sector.byteCount)
-    let count = Sector(layout.block / Sector.byteCount)
+    let start = Sector(bytes.lowerBound / blockSize * blockSize / Sector.byteCount)
+    let count = Sector(blockSize / Sector.byteCount)
     return Piece(start..<start + count, buffer.slice(0, count))
   }
 

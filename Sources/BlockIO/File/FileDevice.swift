@@ -6,11 +6,11 @@ import SystemPackage
 ///
 /// Opened with `O_DIRECT` its transfers go through the loop's backend, straight between the disk
 /// and the pages; otherwise through the page cache, small ones on the spot where they don't wait,
-/// large ones on a thread. The size is that of the moment of opening.
+/// large ones on a thread. The size is that of the moment of opening, until ``refreshSize()`` or
+/// ``grow(to:)``.
 public final class FileDevice: BlockDevice {
   public let name: String
   public let identity: DeviceIdentity
-  public let byteCount: UInt64
   public let limits: DeviceLimits
   /// Whether transfers bypass the page cache.
   public let isDirect: Bool
@@ -27,7 +27,6 @@ public final class FileDevice: BlockDevice {
     self.name = name
     self.loop = loop
     identity = opened.identity
-    byteCount = opened.byteCount
     limits = opened.limits
     isBlockSpecial = opened.isBlockSpecial
     isDirect = opened.direct != nil
@@ -42,6 +41,8 @@ public final class FileDevice: BlockDevice {
         memoryAlignment: opened.memoryAlignment)
     }
   }
+
+  public var byteCount: UInt64 { cached.byteCount }
 
   public var sectorCount: Sector { Sector(holding: byteCount) }
 
@@ -145,6 +146,26 @@ public final class FileDevice: BlockDevice {
     return try await loop.blocking { [cached] in
       Result { () throws(IOFailure) in try cached.extents(of: sectors, limit: limit) }
     }.get()
+  }
+
+  // MARK: Size
+
+  public func grow(to sectorCount: Sector) async throws(IOFailure) {
+    try await refreshSize()
+    guard sectorCount > self.sectorCount else { return }
+    guard !isBlockSpecial, !limits.isReadOnly, !sectorCount.bytesOverflow else {
+      throw IOFailure(.grow, name, errno: .notSupported)
+    }
+    let bytes = sectorCount.bytes
+    try await call(.grow, nil) { blockio_extend($0, bytes) }
+    cached.noteSize(bytes)
+  }
+
+  public func refreshSize() async throws(IOFailure) {
+    let fd = cached.file.rawValue
+    let size = await loop.blocking { [isBlockSpecial] in blockio_size(fd, isBlockSpecial) }
+    guard size >= 0 else { throw IOFailure(.open, name, errno: Errno(rawValue: Int32(-size))) }
+    cached.noteSize(UInt64(size))
   }
 
   private func bytes(of sectors: Range<Sector>) -> Range<UInt64> {

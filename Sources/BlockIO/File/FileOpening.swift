@@ -22,6 +22,16 @@ public enum DirectChoice: String, Sendable, CaseIterable {
   case off
 }
 
+/// An advisory lock (`flock`) that keeps programs which take one from each other's files.
+public enum FileLock: Sendable {
+  /// None.
+  case none
+  /// Others may hold a shared lock, too: for who only reads.
+  case shared
+  /// Nobody else.
+  case exclusive
+}
+
 extension FileDevice {
   /// How a file is opened.
   public struct Options: Sendable {
@@ -31,12 +41,18 @@ extension FileDevice {
     public var direct: DirectChoice
     /// Whether a block special must be nobody else's: not mounted, not held.
     public var isExclusive: Bool
+    /// The advisory lock to take for as long as the device is open.
+    public var lock: FileLock
 
     /// Options.
-    public init(isWritable: Bool, direct: DirectChoice = .auto, isExclusive: Bool = true) {
+    public init(
+      isWritable: Bool, direct: DirectChoice = .auto, isExclusive: Bool = true,
+      lock: FileLock = .none
+    ) {
       self.isWritable = isWritable
       self.direct = direct
       self.isExclusive = isExclusive
+      self.lock = lock
     }
   }
 
@@ -119,6 +135,7 @@ struct OpenedFile {
       guard opened == kind else {
         throw IOFailure(.open, path, errno: .staleNFSFileHandle, detail: "replaced while opening")
       }
+      try Self.lock(cached, options.lock, path)
       identity = Self.identity(of: opened, cached)
       (byteCount, limits) = try Self.measure(opened, cached, path)
       if options.isWritable, limits.isReadOnly {
@@ -159,6 +176,18 @@ struct OpenedFile {
       throw IOFailure(
         .open, path, errno: error, detail: "in use: mounted, or held by another program")
     }
+  }
+
+  private static func lock(
+    _ file: FileDescriptor, _ lock: FileLock, _ path: String
+  ) throws(IOFailure) {
+    guard lock != .none else { return }
+    let result = blockio_lock(file.rawValue, lock == .exclusive)
+    guard result < 0 else { return }
+    let errno = Errno(rawValue: -result)
+    throw IOFailure(
+      .open, path, errno: errno,
+      detail: errno == .wouldBlock ? "in use: locked by another program" : nil)
   }
 
   private static func identity(of kind: FileKind, _ file: FileDescriptor) -> DeviceIdentity {

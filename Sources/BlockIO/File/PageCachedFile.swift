@@ -9,8 +9,10 @@ import SystemPackage
 public final class PageCachedFile: Sendable {
   let file: FileDescriptor
   let name: String
-  let byteCount: UInt64
+  /// The size in bytes: that of the moment of opening, until someone looks again.
+  var byteCount: UInt64 { size.load(ordering: .relaxed) }
   let identity: DeviceIdentity
+  private let size: Atomic<UInt64>
   /// Whether the file lives in memory, so that a transfer never waits for a disk.
   private let isInMemory: Bool
   /// Whether the kernel can say that a transfer would wait: ext4 can for reads only.
@@ -24,13 +26,18 @@ public final class PageCachedFile: Sendable {
   ) {
     self.file = file
     self.name = name
-    self.byteCount = byteCount
+    size = Atomic(byteCount)
     self.identity = identity
     self.isInMemory = isInMemory
   }
 
   // Whoever transfers holds this object. Errors of closing say nothing that a flush didn't.
   deinit { try? file.close() }
+
+  /// The file has become longer. A shorter one is found out by reading.
+  func noteSize(_ byteCount: UInt64) {
+    _ = size.max(byteCount, ordering: .relaxed)
+  }
 
   /// The result of a transfer that was only to be done if it doesn't wait.
   enum Attempt { case done, wouldWait, unsupported }

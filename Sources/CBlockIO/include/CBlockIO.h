@@ -27,6 +27,12 @@ int blockio_block_device_geometry(int fd, uint64_t *bytes, uint32_t *logical, ui
 int blockio_write_zeroes(int fd, bool block_device, uint64_t offset, uint64_t bytes,
                          bool may_unmap);
 int blockio_discard(int fd, bool block_device, uint64_t offset, uint64_t bytes);
+// The size in bytes now.
+int64_t blockio_size(int fd, bool block_device);
+// Makes a regular file longer.
+int blockio_extend(int fd, uint64_t bytes);
+// Takes an advisory lock without waiting; -EWOULDBLOCK where another holds one.
+int blockio_lock(int fd, bool exclusive);
 // Ends the non-blocking mode of an open file.
 int blockio_set_blocking(int fd);
 // Puts data, and what is needed to find them again, on stable storage.

@@ -51,7 +51,7 @@ struct EngineOptions: ParsableArguments {
     // Without a limit none is made: whoever has one must ask it for every piece.
     let limit =
       throttle < 100 || rate != nil ? Throttle(percent: throttle, bytesPerSecond: rate) : nil
-    let loop = try startLoop()
+    let loop = try startLoop(backend)
     do throws(KcopydError) {
       let client = try KcopydClient(
         pages: pages, subJob: subJob ?? KcopydClient.maximumSubJob, throttle: limit, on: loop)
@@ -59,14 +59,6 @@ struct EngineOptions: ParsableArguments {
     } catch {
       if case .noMemory = error { throw Refusal("\(error); lower --pages") }
       throw Refusal("\(error); raise --pages or lower --sub-job-size")
-    }
-  }
-
-  private func startLoop() throws(Refusal) -> IOLoop {
-    do throws(IOFailure) {
-      return try IOLoop.start(backend: backend, logger: Output.logger)
-    } catch {
-      throw Refusal(error.description)
     }
   }
 }

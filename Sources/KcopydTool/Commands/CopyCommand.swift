@@ -37,29 +37,37 @@ struct CopyCommand: AsyncParsableCommand {
     if count == .zero { throw Refusal("--count: must be more than 0") }
     let engine = try options.engine.makeEngine()
     let source = try Source(source, from: from, count: count, options: options, on: engine.loop)
-    let destinations = try Destinations(
-      self.destinations, of: source, at: to, options: options, on: engine.loop)
-    if options.explain {
-      Explanation(engine: engine, source: source.device, destinations: destinations.devices)
-        .show()
-    }
-    let transfer = Transfer(
-      engine: engine, devices: destinations.devices, byteCount: source.byteCount,
-      options: options)
-    let regions = destinations.devices.map {
-      IORegion($0, sector: to, count: source.region.count)
-    }
-    var report = try await transfer.run("copying", interruption: interruption) {
-      (progress, notify) throws(KcopydError) in
-      try engine.client.copy(
-        from: source.region, to: regions, options: options.copyOptions, progress: progress,
-        notify: notify)
-    }
-    if !options.noSync {
-      report.flushFailures.merge(destinations.syncFolders()) { first, _ in first }
-    }
+    let report = try await copyAll(
+      source, to: destinations, at: to, engine, options, "copying", interruption)
     try show(report, verb: "copied", options)
   }
+}
+
+/// Copies a source to all destinations, with progress, and makes it durable.
+func copyAll(
+  _ source: Source, to paths: [String], at start: Sector, _ engine: Engine,
+  _ options: WritingOptions, _ title: String, _ interruption: Interruption
+) async throws(Refusal) -> Report {
+  let destinations = try Destinations(
+    paths, of: source, at: start, options: options, on: engine.loop)
+  if options.explain {
+    Explanation(engine: engine, source: source, destinations: destinations.devices).show()
+  }
+  let transfer = Transfer(
+    engine: engine, devices: destinations.devices, byteCount: source.byteCount, options: options)
+  let regions = destinations.devices.map {
+    IORegion($0, sector: start, count: source.region.count)
+  }
+  var report = try await transfer.run(title, interruption: interruption) {
+    (progress, notify) throws(KcopydError) in
+    try engine.client.copy(
+      from: source.region, to: regions, options: options.copyOptions, progress: progress,
+      notify: notify)
+  }
+  if !options.noSync {
+    report.flushFailures.merge(destinations.syncFolders()) { first, _ in first }
+  }
+  return report
 }
 
 /// Prints the account of a job and ends with the status it makes.

@@ -26,7 +26,7 @@ struct DemoCommand: AsyncParsableCommand {
     let destinations = try Destinations(
       ["a", "b", "c"].map { "\(folder)/copy-\($0)" }, of: source, at: .zero, options: options,
       on: engine.loop)
-    Explanation(engine: engine, source: source.device, destinations: destinations.devices).show()
+    Explanation(engine: engine, source: source, destinations: destinations.devices).show()
     let regions = destinations.devices.map { IORegion($0, count: source.region.count) }
     let transfer = Transfer(
       engine: engine, devices: destinations.devices, byteCount: source.byteCount,

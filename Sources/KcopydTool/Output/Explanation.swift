@@ -4,11 +4,11 @@ import Kcopyd
 /// How a job is going to be done, and why.
 struct Explanation {
   let engine: Engine
-  let source: FileDevice?
+  let source: Source?
   let destinations: [FileDevice]
 
   func show() {
-    let devices = (source.map { [("source", $0)] } ?? []) + destinations.map { ("dest", $0) }
+    let devices = (source?.files.map { ("source", $0) } ?? []) + destinations.map { ("dest", $0) }
     var rows = devices.map { role, device in
       [role, device.name, device.directReason, "blocks of \(device.limits.logicalBlock) bytes"]
     }
@@ -27,7 +27,7 @@ struct Explanation {
       return destinations.allSatisfy(\.limits.supportsWriteZeroes)
         ? "zeroes by command: every destination can" : "zeroes written from memory"
     }
-    if PageCachedCopy(source: source, destinations: destinations) != nil {
+    if PageCachedCopy(source: source.device, destinations: destinations) != nil {
       return "whole pieces on \(engine.loop.transferThreads) threads: fastest within the page cache"
     }
     return "\(KcopydClient.subJobsInFlight) pieces under way, request by request:"

@@ -11,6 +11,15 @@ let package = Package(
   targets: [
     .target(name: "BareLoops"),
     .executableTarget(
+      name: "snapshot-bench",
+      dependencies: [
+        .product(name: "ArgumentParser", package: "swift-argument-parser"),
+        .product(name: "BlockIO", package: "kcopyd"),
+        .product(name: "Snapshots", package: "kcopyd"),
+      ],
+      swiftSettings: [.treatAllWarnings(as: .error)]
+    ),
+    .executableTarget(
       name: "kcopyd-bench",
       dependencies: [
         "BareLoops",

@@ -102,8 +102,10 @@ extension PageCachedCopy {
     guard source.count > .zero, source.count <= onTheSpotLimit,
       let file = source.device.pageCachedFile
     else { return false }
-    for (index, destination) in destinations.enumerated() {
-      guard destination.count == source.count, let other = destination.device.pageCachedFile,
+    // By index: a region that is taken out of the array costs a retain and a release.
+    for index in destinations.indices {
+      guard destinations[index].count == source.count,
+        let other = destinations[index].device.pageCachedFile,
         mayWait || other.mayWriteOnTheSpot, other.identity != file.identity,
         !destinations[..<index].contains(where: { $0.device.identity == other.identity })
       else { return false }
@@ -124,9 +126,10 @@ extension PageCachedCopy {
   ) -> Bool {
     do throws(IOFailure) {
       guard try file.readOnTheSpot(sectors, into: buffer) == .done else { return false }
-      for destination in destinations {
-        guard let file = destination.device.pageCachedFile,
-          try file.writeOnTheSpot(destination.sectors, from: buffer, mayWait: mayWait) == .done
+      for index in destinations.indices {
+        let sectors = destinations[index].sectors
+        guard let file = destinations[index].device.pageCachedFile,
+          try file.writeOnTheSpot(sectors, from: buffer, mayWait: mayWait) == .done
         else { return false }
       }
       return true

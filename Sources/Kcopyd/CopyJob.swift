@@ -361,7 +361,7 @@ actor CopyJob {
 
 extension IOFailure {
   /// The part of `segment` – counted from the start of the region at `start` – that failed.
-  fileprivate func place(in segment: Range<Sector>, start: Sector) -> Range<Sector> {
+  func place(in segment: Range<Sector>, start: Sector) -> Range<Sector> {
     let region = segment.shifted(by: start)
     guard let sectors, sectors.overlaps(region) else { return segment }
     let failed = sectors.clamped(to: region)

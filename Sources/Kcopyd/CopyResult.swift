@@ -37,9 +37,15 @@ public struct CopyResult: Sendable {
   /// nil when everything is as it should be: a result of a small job costs nothing then.
   private let trouble: Trouble?
 
-  private struct Trouble: Sendable {
+  /// A class, so that a result is small and quickly passed on.
+  private final class Trouble: Sendable {
     let readFailures: FailureLog
     let destinations: [Destination]
+
+    init(readFailures: FailureLog, destinations: [Destination]) {
+      self.readFailures = readFailures
+      self.destinations = destinations
+    }
   }
 
   /// The result of a job without any failure.

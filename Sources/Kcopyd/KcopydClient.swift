@@ -97,7 +97,22 @@ public actor KcopydClient {
     defer { endJob() }
     if let result = copyOnTheSpot(source, destinations, progress) { return result }
     let plan = try CopyPlan(source: source, destinations: destinations, options: options)
+    if let result = await copyInThisTask(plan, progress) { return result }
     return await CopyJob(plan, resources: resources, progress: progress).run()
+  }
+
+  /// Does a small job without a `CopyJob` if the caller is on the loop already and needn't wait for
+  /// pages; nil otherwise.
+  private nonisolated func copyInThisTask(
+    _ plan: CopyPlan, _ progress: CopyProgress?
+  ) async -> CopyResult? {
+    guard loop.isCurrent, resources.throttle == nil, !Task.isCancelled,
+      let copy = SmallCopy(plan, subJob: resources.subJob),
+      let pages = resources.pool.tryTake(PagePool.pages(holding: plan.count))
+    else { return nil }
+    let result = await copy.run(through: pages.buffer, progress: progress)
+    pages.giveBack()
+    return result
   }
 
   /// Does a small job between files in the page cache here and now, without a job: that would

@@ -18,6 +18,9 @@ final class MergeState {
   var mustStop = false
   /// The chunks being merged right now: writes to them wait.
   var merging = RangeSet<Sector>()
+  /// Whether exceptions are being cleared. If that fails nobody knows which of them the store still
+  /// has, so that a write to their chunks could go to the wrong one of two places.
+  var isClearing = false
   /// A step is over, or the merge.
   let changed = Gate()
   /// Writes to chunks that have an exception, on the COW device.
@@ -66,7 +69,7 @@ extension Origin {
       merge.failure = error.description
       snapshot.onEvent(.mergeFailed(error.description))
     }
-    merge.merging = RangeSet()
+    if !merge.isClearing { merge.merging = RangeSet() }
     merge.isRunning = false
     merge.changed.open()
   }
@@ -84,7 +87,9 @@ extension Origin {
     for extent in extents { await merge.cowWrites.drain(extent.origin) }
     try await copyBack(extents, from: snapshot.cow)
     try await underlying.flush()
+    merge.isClearing = true
     try await store.clearTail(exceptions.count)
+    merge.isClearing = false
     for exception in exceptions {
       snapshot.completed.remove(exception.old.rawValue..<exception.old.rawValue + 1)
     }
@@ -170,7 +175,7 @@ extension Origin {
         continue
       }
       if !merge.merging.isDisjoint(RangeSet(piece.sectors)) {
-        await merge.changed.wait()
+        if merge.isRunning { await merge.changed.wait() }
         if let failure = merge.failure {
           throw IOFailure(
             .write, underlying.name, piece.sectors, errno: .ioError,

@@ -85,7 +85,7 @@ extension Origin {
     do throws(KcopydError) {
       let result = try await client.copy(
         from: IORegion(underlying, sector: sectors.lowerBound, count: sectors.length),
-        to: regions, options: .dropFailedDestinations)
+        to: regions, options: regions.count > 1 ? .dropFailedDestinations : [])
       if !result.isComplete {
         for (index, destination) in result.destinations.enumerated()
         where !destination.missing.isEmpty {

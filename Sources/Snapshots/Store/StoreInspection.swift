@@ -99,6 +99,9 @@ public struct StoreInspection: Sendable {
     omittedFindings == 0 && !findings.contains { $0.severity == .error }
   }
 
+  /// The memory that the exceptions take, in bytes.
+  public var memoryByteCount: Int { exceptions.byteCount }
+
   /// How many more chunks can be copied before the COW device is full.
   public var freeChunks: UInt64 { chunkSize.wholeChunks(in: total - min(total, allocated)) }
 

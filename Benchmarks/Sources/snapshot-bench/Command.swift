@@ -1,0 +1,105 @@
+import ArgumentParser
+import BlockIO
+import Foundation
+
+@main
+struct Command: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "snapshot-bench",
+    abstract: "What writes cost while there are snapshots, and how a large store opens.",
+    discussion: """
+      Within one process, on files. Each round does every case in turn; figures are medians. \
+      'First' writes touch a chunk that has to be copied to all snapshots, 'second' writes the same \
+      chunks again, 'bare' is the device without any of this.
+      """)
+
+  @Option(help: "A folder on a disk.")
+  var disk = "/var/tmp"
+
+  @Option(help: "A folder on a tmpfs.")
+  var tmpfs = "/dev/shm"
+
+  @Option(help: "Chunks that are written in a case.")
+  var chunks = 512
+
+  @Option(help: "Sectors of a chunk.")
+  var chunkSectors: UInt64 = 32
+
+  @Option(help: "Measured rounds.")
+  var runs = 7
+
+  @Option(help: "Exceptions of the large store; 0 leaves it out.")
+  var exceptions = 10_000_000
+
+  func run() async throws {
+    let loop = try IOLoop.start()
+    print("chunks of \(chunkSectors / 2) KiB, writes of 4 KiB, medians of \(runs) rounds\n")
+    for place in [
+      Place(name: "tmpfs", folder: tmpfs, direct: .off),
+      Place(name: "disk, page cache", folder: disk, direct: .off),
+      Place(name: "disk, O_DIRECT", folder: disk, direct: .on),
+    ] {
+      for depth in [1, 32] {
+        let bench = WriteBench(
+          place: place, depth: depth, chunks: chunks, chunkSectors: Sector(chunkSectors),
+          loop: loop)
+        do {
+          print(try await bench.run(rounds: runs).text)
+        } catch {
+          print("\(place.name): \(error)\n")
+        }
+      }
+    }
+    if exceptions > 0 {
+      for order in LargeStore.Order.allCases {
+        print(try await LargeStore(count: exceptions, order: order, folder: disk).run(on: loop))
+      }
+    }
+  }
+}
+
+/// Where files are made, and how they are opened.
+struct Place {
+  let name: String
+  let folder: String
+  let direct: DirectChoice
+}
+
+/// A folder of its own, removed with what is in it.
+final class Scratch {
+  let path: String
+
+  init(in folder: String) throws {
+    path =
+      "\(folder)/snapshot-bench.\(ProcessInfo.processInfo.processIdentifier)."
+      + "\(UInt32.random(in: 0 ... .max))"
+    try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: false)
+  }
+
+  deinit { try? FileManager.default.removeItem(atPath: path) }
+
+  /// A file whose blocks have all been written, so that none is allocated while it is measured.
+  func file(_ name: String, _ sectors: Sector, _ place: Place, _ loop: IOLoop) throws -> FileDevice
+  {
+    let path = "\(self.path)/\(name)"
+    let block = Data(count: 1 << 20)
+    FileManager.default.createFile(atPath: path, contents: nil)
+    guard let file = FileHandle(forWritingAtPath: path) else {
+      throw CocoaError(.fileNoSuchFile)
+    }
+    var rest = Int(sectors.bytes)
+    while rest > 0 {
+      try file.write(contentsOf: block.prefix(rest))
+      rest -= min(rest, block.count)
+    }
+    try file.synchronize()
+    try file.close()
+    return try FileDevice.open(path, .init(isWritable: true, direct: place.direct), on: loop)
+  }
+}
+
+/// The middle of some measured values.
+func median(_ values: [Double]) -> Double {
+  let sorted = values.sorted()
+  return sorted.isEmpty ? .nan : sorted[sorted.count / 2]
+}

@@ -1,0 +1,110 @@
+import BlockIO
+import Foundation
+import Snapshots
+
+/// Writes of 4 KiB to scattered chunks of an origin, with and without snapshots.
+struct WriteBench {
+  let place: Place
+  let depth: Int
+  let chunks: Int
+  let chunkSectors: Sector
+  let loop: IOLoop
+
+  private static let snapshotCounts = [1, 4, 16]
+  private static let write: Sector = 8
+
+  struct Result {
+    let title: String
+    var bare: [Double] = []
+    /// By number of snapshots.
+    var first: [Int: [Double]] = [:]
+    var second: [Int: [Double]] = [:]
+
+    /// Microseconds per write, and the ratios that count.
+    var text: String {
+      var lines = [title, "  bare          \(number(median(bare))) µs"]
+      let one = median(first[1] ?? [])
+      for count in first.keys.sorted() {
+        let firsts = median(first[count] ?? [])
+        let seconds = median(second[count] ?? [])
+        lines.append(
+          "  \(pad(count)) snapshots  first \(number(firsts)) µs (\(number(firsts / one)) × one)"
+            + "  second \(number(seconds)) µs (speed \(number(median(bare) / seconds)) of bare)")
+      }
+      return lines.joined(separator: "\n") + "\n"
+    }
+
+    private func pad(_ count: Int) -> String { count < 10 ? " \(count)" : "\(count)" }
+    private func number(_ value: Double) -> String { String(format: "%.2f", value) }
+  }
+
+  func run(rounds: Int) async throws -> Result {
+    var result = Result(title: "\(place.name), \(depth) at a time")
+    let scratch = try Scratch(in: place.folder)
+    let size = chunkSectors * UInt64(chunks)
+    let disk = try scratch.file("origin", size, place, loop)
+    let cows = try (0..<16).map {
+      try scratch.file("cow\($0)", size + chunkSectors * 64, place, loop)
+    }
+    // The first round isn't counted.
+    for round in 0...rounds {
+      let bare = try await time(disk, seed: UInt64(round))
+      if round > 0 { result.bare.append(bare) }
+      for count in Self.snapshotCounts {
+        let origin = try Origin(disk, on: loop)
+        for cow in cows.prefix(count) {
+          _ = try await SnapshotStore.create(
+            on: cow, for: disk, chunkSize: ChunkSize(chunkSectors), overwrites: true, on: loop)
+          try await origin.addSnapshot(cow: cow).resume()
+        }
+        try await disk.flush()
+        let first = try await time(origin.device, seed: UInt64(round))
+        let second = try await time(origin.device, seed: UInt64(round))
+        if round > 0 {
+          result.first[count, default: []].append(first)
+          result.second[count, default: []].append(second)
+        }
+      }
+    }
+    return result
+  }
+
+  /// Writes to every chunk once, `depth` at a time: microseconds per write.
+  private func time(_ device: any BlockDevice, seed: UInt64) async throws -> Double {
+    var generator = Generator(state: seed)
+    let order = (0..<UInt64(chunks)).shuffled(using: &generator)
+    let pages = try PagePool.lend(holding: Self.write)
+    let buffer = pages.buffer.slice(.zero, Self.write)
+    let share = (order.count + depth - 1) / depth
+    let clock = ContinuousClock()
+    let start = clock.now
+    try await withThrowingTaskGroup { group in
+      for lane in 0..<depth {
+        let mine = order.dropFirst(lane * share).prefix(share)
+        group.addTask(executorPreference: loop) {
+          for chunk in mine {
+            let first = chunkSectors * chunk + 8
+            try await device.write(first..<first + Self.write, from: buffer)
+          }
+        }
+      }
+      try await group.waitForAll()
+    }
+    let elapsed = start.duration(to: clock.now)
+    let seconds = Double(elapsed.components.attoseconds) / 1e18 + Double(elapsed.components.seconds)
+    return seconds * 1e6 / Double(order.count)
+  }
+}
+
+/// The same numbers each time.
+struct Generator: RandomNumberGenerator {
+  var state: UInt64
+
+  mutating func next() -> UInt64 {
+    state &+= 0x9E37_79B9_7F4A_7C15
+    var value = state
+    value = (value ^ value >> 30) &* 0xBF58_476D_1CE4_E5B9
+    value = (value ^ value >> 27) &* 0x94D0_49BB_1331_11EB
+    return value ^ value >> 31
+  }
+}

@@ -22,6 +22,7 @@ let package = Package(
     .library(name: "BlockIO", targets: ["BlockIO"]),
     .library(name: "Kcopyd", targets: ["Kcopyd"]),
     .library(name: "Snapshots", targets: ["Snapshots"]),
+    .library(name: "Mirrors", targets: ["Mirrors"]),
     .library(name: "libkcopyd", type: .dynamic, targets: ["KcopydABI"]),
     .executable(name: "kcopyd", targets: ["KcopydTool"]),
   ],
@@ -41,6 +42,9 @@ let package = Package(
     .target(name: "Kcopyd", dependencies: ["BlockIO", system, deque], swiftSettings: settings),
     .target(
       name: "Snapshots", dependencies: ["Kcopyd", "BlockIO", system, deque],
+      swiftSettings: settings),
+    .target(
+      name: "Mirrors", dependencies: ["Kcopyd", "BlockIO", system, deque],
       swiftSettings: settings),
     .target(
       name: "BlockIOTesting", dependencies: ["BlockIO", system], swiftSettings: settings),
@@ -65,6 +69,10 @@ let package = Package(
       name: "SnapshotsTests",
       dependencies: ["Snapshots", "Kcopyd", "BlockIO", "BlockIOTesting", system],
       resources: [.copy("Fixtures")],
+      swiftSettings: settings),
+    .testTarget(
+      name: "MirrorsTests",
+      dependencies: ["Mirrors", "Kcopyd", "BlockIO", "BlockIOTesting", system],
       swiftSettings: settings),
     .testTarget(name: "KcopydABITests", dependencies: ["KcopydABI"], swiftSettings: settings),
     .testTarget(

@@ -29,6 +29,12 @@ public final class OriginDevice: BlockDevice {
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure) {
     try check(sectors, for: .write)
+    // On the loop already, and nothing to be done first: the change to the actor and back would
+    // take longer than starting the write.
+    if origin.beginWriteHere(sectors) {
+      defer { origin.endWriteHere() }
+      return try await origin.underlying.write(sectors, from: buffer, options: options)
+    }
     try await origin.write(sectors, from: buffer, options: options)
   }
 

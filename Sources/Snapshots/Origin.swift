@@ -243,6 +243,22 @@ public actor Origin {
     writes.add(1)
   }
 
+  /// Begins a write in the calling task, if that runs on the loop and nothing has to be done
+  /// before: every snapshot has its copies, nothing is read there, nobody has to wait.
+  nonisolated func beginWriteHere(_ sectors: Range<Sector>) -> Bool {
+    loop.isCurrent
+      && assumeIsolated { origin in
+        guard origin.stops == 0, origin.active.allSatisfy({ $0.isSettled(sectors) }) else {
+          return false
+        }
+        origin.writes.add(1)
+        return true
+      }
+  }
+
+  /// Ends it.
+  nonisolated func endWriteHere() { assumeIsolated { $0.endWrite() } }
+
   func endWrite() { writes.remove(1) }
 
   /// Waits until no write is under way, and keeps others from starting.

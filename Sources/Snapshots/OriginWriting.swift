@@ -250,6 +250,20 @@ private struct ExceptionPlan {
 }
 
 extension Snapshot {
+  /// Whether sectors of the origin may change now, as far as this snapshot is concerned.
+  func isSettled(_ sectors: Range<Sector>) -> Bool {
+    guard merge == nil, !isMarkingInvalid, copies.isBelowLimit, originReads.isClear(of: sectors)
+    else { return false }
+    guard wantsCopies else { return true }
+    var isComplete = true
+    let covered = sectors.clamped(to: .zero..<sectorCount)
+    forEachMissing(in: chunkSize.chunks(touching: covered)) { _ in
+      isComplete = false
+      return false
+    }
+    return isComplete
+  }
+
   /// Calls `body` with each chunk that has no completed exception, until it returns false.
   func forEachMissing(in chunks: Range<OriginChunk>, _ body: (OriginChunk) -> Bool) {
     var chunk = chunks.lowerBound

@@ -83,7 +83,7 @@ final class Scratch {
   {
     let path = "\(self.path)/\(name)"
     let block = Data(count: 1 << 20)
-    FileManager.default.createFile(atPath: path, contents: nil)
+    _ = FileManager.default.createFile(atPath: path, contents: nil)
     guard let file = FileHandle(forWritingAtPath: path) else {
       throw CocoaError(.fileNoSuchFile)
     }

@@ -39,7 +39,7 @@ struct LargeStore {
 
   /// Header and areas alone: the data are holes.
   private func write(_ path: String) throws {
-    FileManager.default.createFile(atPath: path, contents: nil)
+    _ = FileManager.default.createFile(atPath: path, contents: nil)
     guard let file = FileHandle(forWritingAtPath: path) else { throw CocoaError(.fileNoSuchFile) }
     let header: [UInt32] = [0x7041_6E53, 1, 1, 8]
     try file.write(contentsOf: header.withUnsafeBytes { Data($0) })

@@ -69,7 +69,9 @@ public final class FileDevice: BlockDevice {
   ) async throws(IOFailure) {
     precondition(buffer.sectorCount == sectors.length)
     try check(sectors, for: .write)
-    if options.contains(.durable) { return try await writeDurably(sectors, from: buffer) }
+    if options.contains(.durable), !cached.isInMemory {
+      return try await writeDurably(sectors, from: buffer)
+    }
     if let direct { return try await direct.write(sectors, from: buffer, loop: loop) }
     if buffer.sectorCount <= PageCachedCopy.onTheSpotLimit,
       try cached.writeOnTheSpot(sectors, from: buffer) == .done
@@ -102,6 +104,8 @@ public final class FileDevice: BlockDevice {
   private func sync(
     _ sectors: Range<Sector>?, for operation: IOFailure.Operation
   ) async throws(IOFailure) {
+    // What lives in memory is as durable as it gets.
+    if cached.isInMemory { return }
     // One sync serves both descriptors: it is the file that is synchronised.
     try await call(operation, sectors) { blockio_sync_data($0) }
   }

@@ -14,7 +14,7 @@ public final class PageCachedFile: Sendable {
   let identity: DeviceIdentity
   private let size: Atomic<UInt64>
   /// Whether the file lives in memory, so that a transfer never waits for a disk.
-  private let isInMemory: Bool
+  let isInMemory: Bool
   /// Whether the kernel can say that a transfer would wait: ext4 can for reads only.
   private let canAskToRead = Atomic<Bool>(true)
   private let canAskToWrite = Atomic<Bool>(true)

@@ -1,16 +1,16 @@
-import BlockIO
-
 /// A place where tasks of one actor wait until something has happened.
-final class Gate {
+package final class Gate {
+  package init() {}
+
   private var waiting: [UnsafeContinuation<Void, Never>] = []
 
   /// Suspends until the next ``open()``.
-  func wait() async {
+  package func wait() async {
     await withUnsafeContinuation { waiting.append($0) }
   }
 
   /// Lets everyone go who waits now.
-  func open() {
+  package func open() {
     let all = waiting
     waiting = []
     for continuation in all { continuation.resume() }
@@ -18,20 +18,22 @@ final class Gate {
 }
 
 /// Requests under way, by the sectors they touch, so that others can wait for their end.
-final class TrackedRequests {
+package final class TrackedRequests {
+  package init() {}
+
   private var requests: [(number: UInt64, sectors: Range<Sector>)] = []
   private var count: UInt64 = 0
   private let changed = Gate()
 
   /// Takes note of a request; hand the number to ``end(_:)``.
-  func begin(_ sectors: Range<Sector>) -> UInt64 {
+  package func begin(_ sectors: Range<Sector>) -> UInt64 {
     count += 1
     requests.append((count, sectors))
     return count
   }
 
   /// The request is over.
-  func end(_ number: UInt64) {
+  package func end(_ number: UInt64) {
     if let index = requests.firstIndex(where: { $0.number == number }) {
       requests.swapAt(index, requests.count - 1)
       requests.removeLast()
@@ -40,38 +42,41 @@ final class TrackedRequests {
   }
 
   /// Whether no request under way touches `sectors`.
-  func isClear(of sectors: Range<Sector>) -> Bool {
+  package func isClear(of sectors: Range<Sector>) -> Bool {
     !requests.contains { $0.sectors.overlaps(sectors) }
   }
 
   /// Suspends until that is so.
-  func drain(_ sectors: Range<Sector>) async {
+  package func drain(_ sectors: Range<Sector>) async {
     while !isClear(of: sectors) { await changed.wait() }
   }
 }
 
 /// A number of things under way and a limit at which newcomers wait.
-final class Quota {
-  private(set) var count = 0
+package final class Quota {
+  package private(set) var count = 0
   private let limit: Int
   private let changed = Gate()
 
-  init(limit: Int) { self.limit = limit }
+  package init(limit: Int) { self.limit = limit }
 
-  func add(_ more: Int) { count += more }
+  package func add(_ more: Int) { count += more }
 
-  func remove(_ fewer: Int) {
+  package func remove(_ fewer: Int) {
     count -= fewer
     changed.open()
   }
 
+  /// Whether newcomers needn't wait.
+  package var isBelowLimit: Bool { count <= limit }
+
   /// Suspends while the number exceeds the limit.
-  func waitBelowLimit() async {
-    while count > limit { await changed.wait() }
+  package func waitBelowLimit() async {
+    while !isBelowLimit { await changed.wait() }
   }
 
   /// Suspends until nothing is under way.
-  func waitForNone() async {
+  package func waitForNone() async {
     while count > 0 { await changed.wait() }
   }
 }

@@ -1,0 +1,251 @@
+import BlockIO
+import Kcopyd
+import DequeModule
+import SystemPackage
+
+/// The state behind a mirror: legs, dirty log, regions, recovery.
+///
+/// What a write waits for, in this order: the end of a recovery of its regions; their bits cleared
+/// in the log, durably; the data on all legs. A region's bit is set again when nothing has been
+/// under way there for a while and all legs have been flushed.
+actor Mirror {
+  nonisolated let loop: IOLoop
+  nonisolated let sectorCount: Sector
+  nonisolated let parameters: MirrorParameters
+  nonisolated let name: String
+  nonisolated let client: KcopydClient
+
+  nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }
+
+  let legs: [Leg]
+  let log: DirtyLog
+  let onEvent: @Sendable (MirrorEvent) -> Void
+
+  /// The leg that is trusted where legs may differ.
+  var defaultLeg = 0
+  /// Whether all regions have been in sync since the last failure.
+  var isInSync = false
+  /// Whether a leg has failed since the mirror was made, or was last in sync.
+  var hasFailedLeg = false
+  /// After a flush that failed nothing that goes idle is known to be the same on all legs.
+  var hasFailedFlush = false
+
+  /// Regions with something under way.
+  var regions: [Region: RegionState] = [:]
+  /// Regions that went idle, in that order, each with when.
+  var idle = Deque<(region: Region, since: LoopInstant)>()
+  var idleSince: [Region: LoopInstant] = [:]
+  var isCleaning = false
+
+  /// Of regions that aren't in sync: the legs that have everything that was acknowledged. Where
+  /// nothing has been written since the mirror was resumed that is ``firstTrusted`` alone.
+  var trust: [Region: Set<Int>] = [:]
+  /// The leg that is trusted at the beginning.
+  var firstTrusted = 0
+
+  var isResumed = false
+  /// Recoveries under way; none is started unless `mayRecover`.
+  let recoveries = Quota(limit: 0)
+  var mayRecover = false
+  var retryDelay: Duration?
+  var isRetryPlanned = false
+
+  let requests = Quota(limit: 0)
+  /// Writes that wait for another table.
+  var held = 0
+  let heldReleased = Gate()
+  /// How held writes end: nil while they are to be held.
+  var heldEnd: HeldEnd?
+
+  enum HeldEnd { case requeue, fail }
+
+  init(
+    legs: [(device: any BlockDevice, offset: Sector)], log: (any BlockDevice)?, name: String,
+    sectorCount: Sector, parameters: MirrorParameters, throttle: Throttle?, on loop: IOLoop,
+    onEvent: @escaping @Sendable (MirrorEvent) -> Void
+  ) throws(MirrorError) {
+    self.loop = loop
+    self.name = name
+    self.sectorCount = sectorCount
+    self.parameters = parameters
+    self.onEvent = onEvent
+    self.legs = legs.map { Leg($0.device, offset: $0.offset) }
+    try Self.check(self.legs, log, sectorCount)
+    let size = try MirrorError.regionSize(parameters.regionSize.sectors, for: sectorCount)
+    let count = size.count(in: sectorCount)
+    let policy: DirtyLog.Policy =
+      switch parameters.sync {
+      case nil: .asLogged
+      case .sync: .sync
+      case .nosync: .nosync
+      }
+    do throws(IOFailure) {
+      var disk: DiskLog?
+      if let log {
+        let geometry = LogGeometry(regionCount: count, block: log.limits.logicalBlock)
+        guard geometry.length <= log.sectorCount else {
+          throw IOFailure(.open, log.name, errno: .noSpace)
+        }
+        disk = try DiskLog(log, regionCount: count)
+      }
+      self.log = DirtyLog(regionCount: count, policy: policy, disk: disk)
+    } catch {
+      if error.errno == .noSpace, let log {
+        let geometry = LogGeometry(regionCount: count, block: log.limits.logicalBlock)
+        throw .logTooSmall(name: log.name, sectors: log.sectorCount, needed: geometry.length)
+      }
+      throw .io(error)
+    }
+    do throws(KcopydError) {
+      client = try KcopydClient(throttle: throttle, on: loop)
+    } catch {
+      throw .io(IOFailure(.reservePages, name, errno: .noMemory))
+    }
+  }
+
+  private static func check(
+    _ legs: [Leg], _ log: (any BlockDevice)?, _ length: Sector
+  ) throws(MirrorError) {
+    guard MirrorParameters.legCount.contains(legs.count) else { throw .legCount(legs.count) }
+    for (index, leg) in legs.enumerated() {
+      let (end, overflow) = leg.offset.rawValue.addingReportingOverflow(length.rawValue)
+      guard !overflow, Sector(end) <= leg.device.sectorCount else {
+        throw .legTooSmall(
+          name: leg.device.name, sectors: leg.device.sectorCount, needed: leg.offset + length)
+      }
+      for other in legs.dropFirst(index + 1) where leg.overlaps(other, length: length) {
+        throw .sameDevice(leg.device.name, other.device.name)
+      }
+      if let log, log.identity == leg.device.identity {
+        throw .sameDevice(leg.device.name, log.name)
+      }
+    }
+  }
+
+  // MARK: Life
+
+  /// Reads the log, and starts to recover what isn't in sync.
+  func resume() async {
+    guard !isResumed else { return }
+    if let problem = await log.resume() { onEvent(.logFailed(problem)) }
+    isResumed = true
+    heldEnd = nil
+    mayRecover = true
+    retryDelay = parameters.conduct.retryDelay
+    startRecovery()
+    noteIfInSync()
+  }
+
+  /// Stops recovering, ends held writes, waits for what is under way, and writes the log.
+  ///
+  /// - Parameter requeuing: whether held writes end so that they can be given to the device that
+  ///   takes this one's place; otherwise they fail.
+  func suspend(requeuing: Bool) async {
+    mayRecover = false
+    heldEnd = requeuing ? .requeue : .fail
+    heldReleased.open()
+    await recoveries.waitForNone()
+    await requests.waitForNone()
+    for region in Array(idleSince.keys) { cleanIfIdle(region) }
+    idle.removeAll()
+    await flushLog()
+    isResumed = false
+  }
+
+  func waitForRecovery() async { await recoveries.waitForNone() }
+
+  var status: MirrorStatus {
+    let letter: Character =
+      switch log.condition {
+      case .alive: "A"
+      case .failed: "D"
+      case .flushFailed: "F"
+      }
+    return MirrorStatus(
+      legs: legs.map { .init(name: $0.device.name, letter: $0.letter) }, defaultLeg: defaultLeg,
+      regionsInSync: log.syncCount, regionCount: log.regionCount,
+      log: .init(name: log.disk?.device.name, letter: letter), held: held,
+      isRecovering: recoveries.count > 0)
+  }
+
+  // MARK: Log
+
+  /// Makes what has been marked durable.
+  ///
+  /// - Returns: whether the log can be relied on.
+  @discardableResult
+  func flushLog() async -> Bool {
+    let before = log.condition
+    let isGood = await log.flush { await flushLegs() }
+    if before == .alive, log.condition != .alive {
+      switch log.condition {
+      case .alive: break
+      case .failed(let reason), .flushFailed(let reason): onEvent(.logFailed(reason))
+      }
+    }
+    return isGood
+  }
+
+  /// Flushes all legs for the log.
+  private func flushLegs() async -> Bool {
+    let failures = await onAllLegs { leg throws(IOFailure) in try await leg.flush() }
+    for (index, failure) in failures.enumerated() {
+      if let failure { mark(index, .flush, failure) }
+    }
+    return failures.allSatisfy { $0 == nil }
+  }
+
+  /// Does something on all legs at once.
+  func onAllLegs(
+    _ body: @escaping @Sendable (any BlockDevice) async throws(IOFailure) -> Void
+  ) async -> [IOFailure?] {
+    await withTaskGroup(of: (Int, IOFailure?).self) { group in
+      for (index, leg) in legs.enumerated() {
+        let device = leg.device
+        group.addTask(executorPreference: loop) {
+          do throws(IOFailure) {
+            try await body(device)
+            return (index, nil)
+          } catch {
+            return (index, error)
+          }
+        }
+      }
+      var failures: [IOFailure?] = legs.map { _ in nil }
+      for await (index, failure) in group { failures[index] = failure }
+      return failures
+    }
+  }
+
+  // MARK: Legs
+
+  /// Takes note of an error of a leg; with `handle_errors` another one may become the default.
+  func mark(_ index: Int, _ error: LegError, _ failure: IOFailure) {
+    hasFailedLeg = true
+    guard legs[index].mark(error), parameters.handlesErrors else { return }
+    if index == defaultLeg, isInSync || parameters.keepsLog,
+      let other = legs.firstIndex(where: \.isGood)
+    {
+      defaultLeg = other
+    }
+    onEvent(.legFailed(index, failure))
+  }
+
+  /// Everything is in sync: what went wrong with legs is forgotten.
+  func noteIfInSync() {
+    guard log.isInSync, !isInSync else { return }
+    isInSync = true
+    hasFailedLeg = false
+    for leg in legs { leg.forgive() }
+    onEvent(.inSync)
+  }
+}
+
+/// A region with something under way.
+final class RegionState {
+  /// Writes.
+  var writes = 0
+  /// Whether it is being copied, or compared: writes wait.
+  var isRecovering = false
+  let changed = Gate()
+}

@@ -1,0 +1,398 @@
+import BlockIO
+import SystemPackage
+
+// Requests to a mirror.
+
+extension Mirror {
+  /// The most sectors of one request that are dealt with at once.
+  static let pieceLimit = Sector(holding: 4 << 20)
+
+  // MARK: Reading
+
+  func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
+    requests.add(1)
+    defer { requests.remove(1) }
+    var rest = sectors
+    while !rest.isEmpty {
+      let (piece, isInSync) = alike(rest)
+      let part = buffer.slice(piece.lowerBound - sectors.lowerBound, piece.length)
+      try await read(piece, isInSync: isInSync, into: part)
+      rest = piece.upperBound..<rest.upperBound
+    }
+  }
+
+  /// The part of `sectors` from their start on whose regions are all in sync, or all not and then
+  /// to be found on the same leg.
+  private func alike(_ sectors: Range<Sector>) -> (Range<Sector>, isInSync: Bool) {
+    let touched = parameters.regionSize.regions(touching: sectors)
+    let first = touched.lowerBound
+    let isInSync = log.isInSync(first)
+    var end = first.advanced(by: 1)
+    while end < touched.upperBound, log.isInSync(end) == isInSync,
+      isInSync || trustedLeg(of: end) == trustedLeg(of: first)
+    {
+      end = end.advanced(by: 1)
+    }
+    let region = parameters.regionSize.sectors(of: touched.lowerBound..<end)
+    return (sectors.clamped(to: region), isInSync)
+  }
+
+  private func read(
+    _ sectors: Range<Sector>, isInSync: Bool, into buffer: IOBuffer
+  ) async throws(IOFailure) {
+    let region = parameters.regionSize.region(of: sectors.lowerBound)
+    var tried = Set<Int>()
+    var last: IOFailure?
+    while let index = legToRead(isInSync: isInSync, trusted: trustedLeg(of: region), except: tried)
+    {
+      let leg = legs[index]
+      leg.reads += 1
+      defer { leg.reads -= 1 }
+      do throws(IOFailure) {
+        try await leg.device.read(leg.sectors(of: sectors), into: buffer)
+        if let last, let first = tried.first, tried.count == 1, parameters.conduct.repairsReads {
+          mend(first, sectors, last)
+        }
+        return
+      } catch {
+        last = error
+        tried.insert(index)
+        if !(isInSync && parameters.conduct.repairsReads) { mark(index, .read, error) }
+      }
+    }
+    if parameters.conduct.repairsReads, let last {
+      for index in tried { mark(index, .read, last) }
+    }
+    throw moved(last, .read, sectors)
+      ?? IOFailure(
+        .read, name, sectors, errno: .ioError, detail: "no leg is left that could be read")
+  }
+
+  /// The leg to read from: in sync any good one, else only the one that is trusted.
+  private func legToRead(isInSync: Bool, trusted: Int, except tried: Set<Int>) -> Int? {
+    let isUsable = { (index: Int) in self.legs[index].isGood && !tried.contains(index) }
+    guard isInSync else { return isUsable(trusted) ? trusted : nil }
+    // The default leg, then downwards, in a circle.
+    let order = legs.indices.map { (defaultLeg + legs.count - $0) % legs.count }
+    let usable = order.filter(isUsable)
+    guard parameters.conduct.balancesReads else { return usable.first }
+    return usable.min { legs[$0].reads < legs[$1].reads }
+  }
+
+  /// Writes what a leg couldn't read to it again, from the others, when nothing else is under way
+  /// there; marks it if that fails, too.
+  private func mend(_ index: Int, _ sectors: Range<Sector>, _ failure: IOFailure) {
+    Task {
+      await withTaskExecutorPreference(loop) {
+        await self.mendNow(index, sectors, failure)
+      }
+    }
+  }
+
+  private func mendNow(_ index: Int, _ sectors: Range<Sector>, _ failure: IOFailure) async {
+    guard isResumed, mayRecover else { return mark(index, .read, failure) }
+    recoveries.add(1)
+    defer { recoveries.remove(1) }
+    let touched = parameters.regionSize.regions(touching: sectors)
+    await hold(touched)
+    defer { release(touched) }
+    let isInSync = touched.allSatisfy { log.isInSync($0) }
+    let source = legs.indices.first { $0 != index && legs[$0].isGood }
+    guard isInSync, let source else { return mark(index, .read, failure) }
+    for region in touched { log.mark(region) }
+    _ = await flushLog()
+    let failures = await copy(sectors, from: source, to: [index])
+    if failures.read == nil, failures.writes.isEmpty {
+      for region in touched { log.clear(region) }
+      _ = await flushLog()
+      onEvent(.repaired(index, sectors))
+    } else {
+      mark(index, .read, failure)
+    }
+  }
+
+  // MARK: Writing
+
+  func write(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
+  ) async throws(IOFailure) {
+    requests.add(1)
+    defer { requests.remove(1) }
+    var rest = sectors
+    while !rest.isEmpty {
+      let limit = rest.lowerBound..<min(rest.upperBound, rest.lowerBound + Self.pieceLimit)
+      await waitForRecovery(of: limit)
+      let (piece, isInSync) = alike(limit)
+      let part = buffer.slice(piece.lowerBound - sectors.lowerBound, piece.length)
+      try await writeDirty(piece, isInSync: isInSync) { device, sectors throws(IOFailure) in
+        try await device.write(sectors, from: part, options: options)
+      }
+      rest = piece.upperBound..<rest.upperBound
+    }
+  }
+
+  func discard(_ sectors: Range<Sector>) async throws(IOFailure) {
+    requests.add(1)
+    defer { requests.remove(1) }
+    if parameters.conduct.marksDiscards {
+      await waitForRecovery(of: sectors)
+      begin(parameters.regionSize.regions(touching: sectors))
+      await flushLog()
+    }
+    defer {
+      if parameters.conduct.marksDiscards {
+        end(parameters.regionSize.regions(touching: sectors))
+      }
+    }
+    let failures = await onLegs(sectors) { device, sectors throws(IOFailure) in
+      try await device.discard(sectors)
+    }
+    guard failures.contains(where: { $0 != nil }) else { return }
+    if parameters.conduct.marksDiscards {
+      // One leg may have given them up and another not.
+      for region in parameters.regionSize.regions(touching: sectors) { lose(region) }
+    }
+    throw IOFailure(.discard, name, sectors, errno: .notSupported)
+  }
+
+  func flush() async throws(IOFailure) {
+    requests.add(1)
+    defer { requests.remove(1) }
+    if log.hasFailed, parameters.handlesErrors { return try await settleFailure([], nil) }
+    let failures = await onAllLegs { leg throws(IOFailure) in try await leg.flush() }
+    for (index, failure) in failures.enumerated() {
+      if let failure { mark(index, .write, failure) }
+    }
+    guard let first = failures.compactMap(\.self).first else { return }
+    if !log.hasFailed {
+      isInSync = false
+      hasFailedFlush = true
+    }
+    try await settleFailure([], first)
+  }
+
+  /// One write, its regions marked dirty before and idle afterwards.
+  private func writeDirty(
+    _ sectors: Range<Sector>, isInSync: Bool,
+    _ body: @escaping @Sendable (any BlockDevice, Range<Sector>) async throws(IOFailure) -> Void
+  ) async throws(IOFailure) {
+    let touched = parameters.regionSize.regions(touching: sectors)
+    begin(touched)
+    defer { end(touched) }
+    let isLogGood = await flushLog()
+    guard isInSync else {
+      if hasFailedLeg, parameters.handlesErrors, !parameters.keepsLog {
+        return try await settleFailure(touched, nil)
+      }
+      let index = trustedLeg(of: touched.lowerBound)
+      let leg = legs[index]
+      // From its start on no other leg has what this one has.
+      for region in touched { trust[region] = [index] }
+      do throws(IOFailure) {
+        return try await body(leg.device, leg.sectors(of: sectors))
+      } catch {
+        mark(index, .write, error)
+        throw moved(error, .write, sectors) ?? error
+      }
+    }
+    if !isLogGood, parameters.handlesErrors { return try await settleFailure(touched, nil) }
+    let failures = await onLegs(sectors, body)
+    guard let first = failures.compactMap(\.self).first else { return }
+    for (index, failure) in failures.enumerated() {
+      if let failure { mark(index, .write, failure) }
+    }
+    distrust(failures.indices.filter { failures[$0] != nil }, in: touched)
+    try await settleFailure(touched, moved(first, .write, sectors))
+  }
+
+  /// Does something to the same sectors of all legs at once.
+  private func onLegs(
+    _ sectors: Range<Sector>,
+    _ body: @escaping @Sendable (any BlockDevice, Range<Sector>) async throws(IOFailure) -> Void
+  ) async -> [IOFailure?] {
+    await withTaskGroup(of: (Int, IOFailure?).self) { group in
+      for (index, leg) in legs.enumerated() {
+        let (device, place) = (leg.device, leg.sectors(of: sectors))
+        group.addTask(executorPreference: loop) {
+          do throws(IOFailure) {
+            try await body(device, place)
+            return (index, nil)
+          } catch {
+            return (index, error)
+          }
+        }
+      }
+      var failures: [IOFailure?] = legs.map { _ in nil }
+      for await (index, failure) in group { failures[index] = failure }
+      return failures
+    }
+  }
+
+  // MARK: Failed writes
+
+  /// What becomes of a write that isn't on all legs: well, if there is another leg and nobody wants
+  /// to know; held, if the mirror is to get another table; else it fails.
+  private func settleFailure(
+    _ touched: Range<Region>, _ failure: IOFailure?
+  ) async throws(IOFailure) {
+    if !log.hasFailed, failure != nil {
+      isInSync = false
+      for region in touched { lose(region) }
+    }
+    let error =
+      failure ?? IOFailure(.write, name, errno: .ioError, detail: "the mirror can't be relied on")
+    if legs.allSatisfy({ !$0.isGood }) || (parameters.keepsLog && log.hasFailed) { throw error }
+    guard parameters.handlesErrors, !parameters.keepsLog else { return }
+    held += 1
+    defer { held -= 1 }
+    while heldEnd == nil { await heldReleased.wait() }
+    if heldEnd == .requeue { throw .requeued(name) }
+    throw error
+  }
+
+  private func settleFailure(
+    _ none: [Region], _ failure: IOFailure?
+  ) async throws(IOFailure) {
+    try await settleFailure(0..<0, failure)
+  }
+
+  /// The legs differ there.
+  func lose(_ region: Region) {
+    log.setSync(region, false)
+    log.mark(region)
+    planRetry()
+  }
+
+  /// Legs that missed a write: what was written is on the others only.
+  private func distrust(_ failed: [Int], in touched: Range<Region>) {
+    for region in touched {
+      let holders = trust[region] ?? Set(legs.indices)
+      let left = holders.subtracting(failed)
+      // Nobody has it: then it was never acknowledged, and any leg will do.
+      trust[region] = left.isEmpty ? holders : left
+    }
+  }
+
+  /// The leg that has everything which was acknowledged for a region that isn't in sync.
+  func trustedLeg(of region: Region) -> Int {
+    guard parameters.conduct.tracksStaleLegs else { return defaultLeg }
+    let holders = trust[region] ?? [firstTrusted]
+    if holders.contains(defaultLeg), legs[defaultLeg].isGood { return defaultLeg }
+    let good = holders.filter { legs[$0].isGood }
+    return (good.isEmpty ? holders : good).min() ?? defaultLeg
+  }
+
+  /// A leg's failure with the mirror's own sectors.
+  func moved(
+    _ failure: IOFailure?, _ operation: IOFailure.Operation, _ sectors: Range<Sector>
+  ) -> IOFailure? {
+    failure.map {
+      IOFailure(operation, name, sectors, errno: $0.errno, detail: $0.description)
+    }
+  }
+
+  // MARK: Regions
+
+  func state(of region: Region) -> RegionState {
+    if let state = regions[region] { return state }
+    let state = RegionState()
+    regions[region] = state
+    return state
+  }
+
+  private func waitForRecovery(of sectors: Range<Sector>) async {
+    let touched = parameters.regionSize.regions(touching: sectors)
+    while let busy = touched.lazy.compactMap({ self.regions[$0] }).first(where: \.isRecovering) {
+      await busy.changed.wait()
+    }
+  }
+
+  /// Writes to these regions begin: their bits are cleared, durably with the next flush.
+  private func begin(_ touched: Range<Region>) {
+    for region in touched {
+      state(of: region).writes += 1
+      idleSince[region] = nil
+      log.mark(region)
+    }
+  }
+
+  private func end(_ touched: Range<Region>) {
+    for region in touched {
+      let state = state(of: region)
+      state.writes -= 1
+      guard state.writes == 0 else { continue }
+      state.changed.open()
+      if !state.isRecovering { regions[region] = nil }
+      wentIdle(region)
+    }
+  }
+
+  /// Keeps writes off these regions and waits until none is under way.
+  func hold(_ touched: Range<Region>) async {
+    for region in touched {
+      while state(of: region).isRecovering { await state(of: region).changed.wait() }
+      let state = state(of: region)
+      state.isRecovering = true
+      while state.writes > 0 { await state.changed.wait() }
+    }
+  }
+
+  func release(_ touched: Range<Region>) {
+    for region in touched {
+      guard let state = regions[region] else { continue }
+      state.isRecovering = false
+      if state.writes == 0 { regions[region] = nil }
+      state.changed.open()
+      wentIdle(region)
+    }
+  }
+
+  // MARK: Cleaning
+
+  /// The last write of a region is over: it is the same on all legs, or out of sync.
+  func wentIdle(_ region: Region) {
+    guard log.isInSync(region) else { return }
+    if hasFailedFlush { return log.setSync(region, false) }
+    let now = loop.now
+    idleSince[region] = now
+    idle.append((region, now))
+    guard !isCleaning else { return }
+    isCleaning = true
+    Task { await withTaskExecutorPreference(loop) { await self.cleanIdle() } }
+  }
+
+  /// Sets the bits of regions that have been idle for a while, all that are due at once.
+  private func cleanIdle() async {
+    let delay = parameters.conduct.cleaningDelay
+    while let first = idle.first {
+      let due = first.since.advanced(by: delay)
+      if loop.now < due { await loop.sleep(for: loop.now.duration(to: due)) }
+      let now = loop.now
+      while let entry = idle.first, entry.since.advanced(by: delay) <= now {
+        idle.removeFirst()
+        // Written again meanwhile: there is, or will be, a later entry.
+        if idleSince[entry.region] == entry.since { cleanIfIdle(entry.region) }
+      }
+      await flushLog()
+    }
+    isCleaning = false
+  }
+
+  func cleanIfIdle(_ region: Region) {
+    idleSince[region] = nil
+    if regions[region] == nil, log.isInSync(region), !hasFailedFlush { log.clear(region) }
+  }
+}
+
+extension IOFailure {
+  /// A request that wasn't done because its device is about to be replaced: it is to be given to
+  /// the device that takes its place.
+  public static func requeued(_ name: String) -> IOFailure {
+    IOFailure(.write, name, errno: .resourceTemporarilyUnavailable, detail: requeuedDetail)
+  }
+
+  /// Whether that is so.
+  public var isRequeued: Bool { detail == Self.requeuedDetail }
+
+  private static let requeuedDetail = "to be done by the device that takes this one's place"
+}

@@ -68,6 +68,7 @@ let package = Package(
     .testTarget(
       name: "SnapshotsTests",
       dependencies: ["Snapshots", "Kcopyd", "BlockIO", "BlockIOTesting", system],
+      exclude: ["make-fixtures.py"],
       resources: [.copy("Fixtures")],
       swiftSettings: settings),
     .testTarget(

@@ -138,6 +138,7 @@ public final class MergeDevice: BlockDevice {
 
   private let device: OriginDevice
   private let id: SnapshotID
+  private let isResumed = Atomic<Bool>(false)
 
   init(_ origin: Origin, _ snapshot: Snapshot) {
     device = origin.device
@@ -151,19 +152,34 @@ public final class MergeDevice: BlockDevice {
   public var limits: DeviceLimits { device.limits }
 
   public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
+    try checkResumed(.read, sectors)
     try await device.read(sectors, into: buffer)
   }
 
   public func write(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure) {
+    try checkResumed(.write, sectors)
     try await device.write(sectors, from: buffer, options: options)
   }
 
   public func flush() async throws(IOFailure) { try await device.flush() }
 
+  /// Before it is resumed it is nothing but the origin, which must not be written past the store.
+  private func checkResumed(
+    _ operation: IOFailure.Operation, _ sectors: Range<Sector>
+  ) throws(IOFailure) {
+    guard isResumed.load(ordering: .relaxed) else {
+      throw IOFailure(
+        operation, name, sectors, errno: .ioError, detail: "the merge has not been resumed yet")
+    }
+  }
+
   /// Starts merging, or goes on with it after ``suspend()``.
-  public func resume() async throws(SnapshotError) { try await device.origin.resume(id) }
+  public func resume() async throws(SnapshotError) {
+    try await device.origin.resume(id)
+    isResumed.store(true, ordering: .relaxed)
+  }
 
   /// Stops merging after the current step, and waits until no request is under way.
   public func suspend() async { await device.origin.suspend(id) }

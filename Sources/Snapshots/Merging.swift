@@ -78,24 +78,38 @@ extension Origin {
   private func mergeStep(_ snapshot: Snapshot, _ merge: MergeState) async throws(IOFailure) -> Bool
   {
     guard let store = snapshot.store as? PersistentStore else { return false }
-    let bySize = mergeStepCount(snapshot)
-    let exceptions = Array(try await store.tail(bySize))
+    let exceptions = Array(try await store.tail(mergeStepCount(snapshot)))
     guard !exceptions.isEmpty else { return false }
     let extents = snapshot.mergeExtents(of: exceptions)
     for extent in extents { await preserve(extent.origin) }
     for extent in extents { merge.merging.insert(extent.origin) }
     for extent in extents { await merge.cowWrites.drain(extent.origin) }
-    try await copyBack(extents, from: snapshot.cow)
-    try await underlying.flush()
-    merge.isClearing = true
-    try await store.clearTail(exceptions.count)
-    merge.isClearing = false
-    for exception in exceptions {
-      snapshot.completed.remove(exception.old.rawValue..<exception.old.rawValue + 1)
+    let failure = await copyBack(extents, from: snapshot.cow)
+    // What follows the last one that failed is merged, and may be cleared.
+    let isGood = { (exception: Exception) in
+      failure?.sectors.isDisjoint(RangeSet(snapshot.originSectors(of: exception.old))) ?? true
+    }
+    let merged = exceptions[(exceptions.lastIndex { !isGood($0) }.map { $0 + 1 } ?? 0)...]
+    try await clear(merged, of: snapshot, merge)
+    if let failure { throw failure.reason }
+    return true
+  }
+
+  /// Clears exceptions whose chunks have been merged, the last ones of the store.
+  private func clear(
+    _ merged: ArraySlice<Exception>, of snapshot: Snapshot, _ merge: MergeState
+  ) async throws(IOFailure) {
+    if let store = snapshot.store as? PersistentStore, !merged.isEmpty {
+      try await underlying.flush()
+      merge.isClearing = true
+      try await store.clearTail(merged.count)
+      merge.isClearing = false
+      for exception in merged {
+        snapshot.completed.remove(exception.old.rawValue..<exception.old.rawValue + 1)
+      }
     }
     merge.merging = RangeSet()
     merge.changed.open()
-    return true
   }
 
   private func mergeStepCount(_ snapshot: Snapshot) -> Int {
@@ -103,34 +117,55 @@ extension Origin {
     return min(Self.mergeStepExceptions, max(1, Int(bySize)))
   }
 
+  /// What couldn't be copied to the origin.
+  private struct CopyBackFailure: Sendable {
+    var sectors: RangeSet<Sector>
+    let reason: IOFailure
+  }
+
   /// Copies chunks to the origin, all at once.
   private func copyBack(
     _ extents: [FanOut.Extent], from cow: any BlockDevice
-  ) async throws(IOFailure) {
-    let failures = await withTaskGroup { group in
+  ) async -> CopyBackFailure? {
+    await withTaskGroup { group in
       for extent in extents {
-        group.addTask(executorPreference: loop) { [client, underlying] () -> IOFailure? in
-          let count = extent.origin.length
-          do throws(KcopydError) {
-            let result = try await client.copy(
-              from: IORegion(cow, sector: extent.cow, count: count),
-              to: [IORegion(underlying, sector: extent.origin.lowerBound, count: count)])
-            return result.isComplete
-              ? nil
-              : result.readFailures.entries.first?.failure
-                ?? result.destinations[0].failures.entries.first?.failure
-                ?? IOFailure(.write, underlying.name, extent.origin, errno: .ioError)
-          } catch {
-            return IOFailure(
-              .write, underlying.name, extent.origin, errno: .ioError, detail: error.description)
-          }
+        group.addTask(executorPreference: loop) { [client, underlying] in
+          await Self.copyBack(extent, from: cow, to: underlying, with: client)
         }
       }
-      var failures: [IOFailure] = []
-      for await failure in group { if let failure { failures.append(failure) } }
-      return failures
+      var all: CopyBackFailure?
+      for await failure in group {
+        guard let failure else { continue }
+        if all == nil { all = failure } else { all?.sectors.formUnion(failure.sectors) }
+      }
+      return all
     }
-    if let first = failures.first { throw first }
+  }
+
+  private static func copyBack(
+    _ extent: FanOut.Extent, from cow: any BlockDevice, to origin: any BlockDevice,
+    with client: KcopydClient
+  ) async -> CopyBackFailure? {
+    let count = extent.origin.length
+    do throws(KcopydError) {
+      let result = try await client.copy(
+        from: IORegion(cow, sector: extent.cow, count: count),
+        to: [IORegion(origin, sector: extent.origin.lowerBound, count: count)])
+      guard !result.isComplete else { return nil }
+      var missing = RangeSet<Sector>()
+      for range in result.destinations[0].missing.ranges {
+        missing.insert(range.shifted(by: extent.origin.lowerBound))
+      }
+      let reason =
+        result.readFailures.entries.first?.failure
+        ?? result.destinations[0].failures.entries.first?.failure
+        ?? IOFailure(.write, origin.name, extent.origin, errno: .ioError)
+      return CopyBackFailure(sectors: missing, reason: reason)
+    } catch {
+      let reason = IOFailure(
+        .write, origin.name, extent.origin, errno: .ioError, detail: error.description)
+      return CopyBackFailure(sectors: RangeSet(extent.origin), reason: reason)
+    }
   }
 
   // MARK: Requests meanwhile

@@ -286,5 +286,7 @@ extension Snapshot {
     other.successor = nil
     predecessor = nil
     isActive = false
+    guard other.merge != nil, merge == nil, let store = store as? PersistentStore else { return }
+    completed.forEachRun { store.allocate(behind: CowChunk($0.value + $0.count - 1)) }
   }
 }

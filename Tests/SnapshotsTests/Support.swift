@@ -40,3 +40,13 @@ extension SnapshotParameters {
     SnapshotParameters(chunkSize: ChunkSize(sectors))
   }
 }
+
+extension MemoryDevice {
+  /// All that it holds.
+  var image: [UInt8] { contents(0..<sectorCount) }
+
+  /// Where it holds something else than `expected`, which has its size.
+  func mismatch(with expected: [UInt8]) -> ContentMismatch? {
+    ContentMismatch(image, expected: expected, from: 0)
+  }
+}

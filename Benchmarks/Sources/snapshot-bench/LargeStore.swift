@@ -43,10 +43,10 @@ struct LargeStore {
     guard let file = FileHandle(forWritingAtPath: path) else { throw CocoaError(.fileNoSuchFile) }
     let header: [UInt32] = [0x7041_6E53, 1, 1, 8]
     try file.write(contentsOf: header.withUnsafeBytes { Data($0) })
-    let areas = (count + Self.perArea - 1) / Self.perArea
-    for area in 0...areas {
+    // A last area that is empty, if all others are full.
+    for area in 0...count / Self.perArea {
       var entries: [UInt64] = []
-      for ordinal in area * Self.perArea..<min(count, (area + 1) * Self.perArea) {
+      for ordinal in min(count, area * Self.perArea)..<min(count, (area + 1) * Self.perArea) {
         entries.append(old(UInt64(ordinal)))
         entries.append(UInt64(ordinal + ordinal / Self.perArea + 2))
       }

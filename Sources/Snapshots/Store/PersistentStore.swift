@@ -20,6 +20,8 @@ final class PersistentStore: ExceptionStore {
   /// Exceptions allocated and not yet committed.
   private var uncommitted = 0
   private var hasRemains: Bool
+  /// The entry from which on some may be missing on the disk: clearing them failed.
+  private var firstInDoubt: Int?
   private let pages: PagePool
 
   var chunkSize: ChunkSize { geometry.chunkSize }
@@ -94,11 +96,16 @@ final class PersistentStore: ExceptionStore {
   /// The most entries whose blocks fit into the reserve.
   private static let entriesPerWrite = 4096
 
-  var commitLimit: Int { min(geometry.exceptionsPerArea - entries.count, Self.entriesPerWrite) }
+  var commitLimit: Int {
+    let used = entries.count % geometry.exceptionsPerArea
+    return min(geometry.exceptionsPerArea - used, Self.entriesPerWrite)
+  }
 
   func commit(_ batch: [Exception]) async throws(IOFailure) {
     precondition(1...commitLimit ~= batch.count, "a commit across areas")
     if hasRemains { try await clearRemains() }
+    try await settleDoubt()
+    if entries.count == geometry.exceptionsPerArea { leaveFullArea() }
     let first = entries.count
     entries += batch
     uncommitted -= batch.count
@@ -109,10 +116,21 @@ final class PersistentStore: ExceptionStore {
     }
     try await device.flush()
     try await writeEntries(first..<entries.count)
-    if isFull {
-      area += 1
-      entries.removeAll(keepingCapacity: true)
-    }
+    if isFull { leaveFullArea() }
+  }
+
+  /// Writes what may be missing on the disk: behind a gap, entries are behind the end of the list.
+  private func settleDoubt() async throws(IOFailure) {
+    guard let first = firstInDoubt else { return }
+    try await writeEntries(first..<entries.count)
+    firstInDoubt = nil
+  }
+
+  /// Goes on to the next area, which is empty: it was cleared before this one was filled, or by a
+  /// merge that went back to this one and left it as it was.
+  private func leaveFullArea() {
+    area += 1
+    entries.removeAll(keepingCapacity: true)
   }
 
   /// Zeros everything in the area behind the end of the list, except what shares a block with it:
@@ -169,6 +187,12 @@ final class PersistentStore: ExceptionStore {
     return try PagePool(pageCount: PagePool.pages(holding: bytes) + 1)
   }
 
+  /// Allocates only behind `chunk` from now on: a merge goes back over the store by number of
+  /// entries, and with those of old kernels a chunk behind that may still be in use.
+  func allocate(behind chunk: CowChunk) {
+    nextFree = geometry.dataChunk(from: max(nextFree, chunk.advanced(by: 1)))
+  }
+
   // MARK: Merge
 
   /// The last exceptions of the store, `limit` at most and all of one area, in the order of the
@@ -176,6 +200,7 @@ final class PersistentStore: ExceptionStore {
   func tail(_ limit: Int) async throws(IOFailure) -> ArraySlice<Exception> {
     precondition(uncommitted == 0, "a merge while exceptions are being made")
     if hasRemains { try await clearRemains() }
+    try await settleDoubt()
     if entries.isEmpty {
       guard area > 0 else { return [] }
       entries = try await readArea(area - 1)
@@ -187,17 +212,31 @@ final class PersistentStore: ExceptionStore {
   /// Takes the last `count` exceptions away, durably. Their chunks must be durable on the origin.
   ///
   /// A loss of power on the way may leave some of them behind a new end of the list: they are
-  /// remains then, and those before that end are merged a second time.
+  /// remains then, and those before that end are merged a second time. After an error they are all
+  /// still here: whoever takes the store over finds chunks in them that were written since.
   func clearTail(_ count: Int) async throws(IOFailure) {
-    var end = entries.count
+    let cleared = entries.suffix(count)
     entries.removeLast(count)
+    do throws(IOFailure) {
+      try await writeCleared(upTo: entries.count + count)
+    } catch {
+      firstInDoubt = entries.count
+      entries += cleared
+      throw error
+    }
+    firstInDoubt = nil
+    nextFree = CowChunk(geometry.area(area).rawValue + UInt64(entries.count) + 1)
+  }
+
+  /// Zeros the places from the end of the list up to `end`, durably.
+  private func writeCleared(upTo end: Int) async throws(IOFailure) {
+    var end = end
     // In pieces that fit the reserve, the last one first: an end before others would hide them.
     repeat {
       let start = max(entries.count, (end - 1) / Self.entriesPerWrite * Self.entriesPerWrite)
       try await writeEntries(start..<end)
       end = start
     } while end > entries.count
-    nextFree = CowChunk(geometry.area(area).rawValue + UInt64(entries.count) + 1)
   }
 
   private func readArea(_ number: UInt64) async throws(IOFailure) -> [Exception] {

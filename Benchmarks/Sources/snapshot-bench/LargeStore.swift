@@ -54,6 +54,7 @@ struct LargeStore {
       try file.seek(toOffset: (1 + UInt64(area * (Self.perArea + 1))) * Self.chunk)
       try file.write(contentsOf: entries.withUnsafeBytes { Data($0) })
     }
+    try file.truncate(atOffset: UInt64(count + count / Self.perArea + 3) * Self.chunk)
     try file.close()
   }
 

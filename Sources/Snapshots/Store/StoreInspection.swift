@@ -88,7 +88,7 @@ public struct StoreInspection: Sendable {
     metadata = chunkSize.sectors * (loaded.area + 2)
     originCount = origin?.sectorCount
     findings =
-      damages.map {
+      damages.sorted { $0.offset < $1.offset }.map {
         Finding(severity: .error, offset: $0.offset, text: $0.reason.description)
       } + Self.remarks(on: loaded, next: next, cow)
     omittedFindings = omitted

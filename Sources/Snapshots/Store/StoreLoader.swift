@@ -121,6 +121,7 @@ struct StoreLoader {
       }
       ahead = min(ahead * 2, window)
     }
+    try reading.settle(handle)
     store.exceptions = reading.exceptions
     store.area = reading.area
     store.entries = reading.entries
@@ -219,6 +220,17 @@ private struct Reading {
   private var used = RunMap()
   private var isBehindEnd = false
 
+  /// Entries that are still to go into `exceptions`: many at once and in order, because a place in
+  /// a large map is found several times faster beside the one before.
+  private var batch: [Entry] = []
+  private static let batchCount = 1 << 20
+
+  private struct Entry {
+    let exception: Exception
+    /// Where on the device it stands.
+    let offset: UInt64
+  }
+
   init(geometry: StoreGeometry, device: any BlockDevice, originChunks: UInt64?) {
     self.geometry = geometry
     self.device = device
@@ -237,11 +249,14 @@ private struct Reading {
         continue
       }
       entries.append(exception)
-      if let reason = add(exception) {
-        let offset = geometry.byteOffset(area: piece.area, index: base + index)
+      let offset = geometry.byteOffset(area: piece.area, index: base + index)
+      if let reason = check(exception) {
         try handle(StoreDamage(device: device.name, offset: offset, reason: reason))
+      } else {
+        batch.append(Entry(exception: exception, offset: offset))
       }
     }
+    if batch.count >= Self.batchCount { try settle(handle) }
     guard piece.next(in: geometry).area != area else { return }
     if isBehindEnd {
       hasEnded = true
@@ -251,7 +266,28 @@ private struct Reading {
     }
   }
 
-  private mutating func add(_ exception: Exception) -> StoreDamage.Reason? {
+  /// Puts what has been gathered into the map.
+  mutating func settle(_ handle: StoreLoader.Handler) throws(SnapshotError) {
+    var twice: [Entry] = []
+    // Of two for the same chunk the second one is wrong.
+    batch.sort {
+      ($0.exception.old.rawValue, $0.offset) < ($1.exception.old.rawValue, $1.offset)
+    }
+    for entry in batch {
+      let (old, new) = (entry.exception.old.rawValue, entry.exception.new.rawValue)
+      if !exceptions.insert(old, new) { twice.append(entry) }
+    }
+    batch.removeAll(keepingCapacity: true)
+    for entry in twice.sorted(by: { $0.offset < $1.offset }) {
+      try handle(
+        StoreDamage(
+          device: device.name, offset: entry.offset,
+          reason: .originChunkTwice(entry.exception)))
+    }
+  }
+
+  /// What is wrong with an exception, apart from its being one too many for its chunk.
+  private mutating func check(_ exception: Exception) -> StoreDamage.Reason? {
     let new = exception.new.rawValue
     let cowChunks = min(geometry.chunkSize.wholeChunks(in: device.sectorCount), RunMap.Run.limit)
     if new >= cowChunks { return .beyondCow(exception) }
@@ -260,7 +296,6 @@ private struct Reading {
       return .beyondOrigin(exception)
     }
     if !used.insert(new, new) { return .cowChunkTwice(exception) }
-    if !exceptions.insert(exception.old.rawValue, new) { return .originChunkTwice(exception) }
     nextFree = max(nextFree, CowChunk(new + 1))
     return nil
   }

@@ -55,7 +55,9 @@ let package = Package(
       swiftSettings: settings),
     .executableTarget(
       name: "KcopydTool",
-      dependencies: ["Snapshots", "Kcopyd", "BlockIO", "CBlockIO", system, logging, arguments],
+      dependencies: [
+        "Mirrors", "Snapshots", "Kcopyd", "BlockIO", "CBlockIO", system, logging, arguments,
+      ],
       swiftSettings: settings),
     .testTarget(
       name: "BlockIOTests",

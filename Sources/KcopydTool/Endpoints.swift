@@ -68,6 +68,14 @@ func openDevice(
     on: loop)
 }
 
+/// Whether two names are of one file, also through links.
+func isSameFile(_ one: String, _ other: String) -> Bool {
+  var first = stat()
+  var second = stat()
+  return stat(one, &first) == 0 && stat(other, &second) == 0 && first.st_dev == second.st_dev
+    && first.st_ino == second.st_ino
+}
+
 /// The destinations of a copy. Files that don't exist are made last, when nothing else can be
 /// refused any more, and removed again when making one of them fails.
 struct Destinations {

@@ -14,6 +14,10 @@ public enum MirrorError: Error, Hashable, Sendable, CustomStringConvertible {
   case legTooSmall(name: String, sectors: Sector, needed: Sector)
   /// The log device is too small for the bits of all regions.
   case logTooSmall(name: String, sectors: Sector, needed: Sector)
+  /// The device holds no log.
+  case noLog(String)
+  /// The log is of a version that isn't known.
+  case logVersion(name: String, version: UInt32)
   /// A step came out of turn.
   case state(String)
   /// A device can't be read or written.
@@ -32,6 +36,9 @@ public enum MirrorError: Error, Hashable, Sendable, CustomStringConvertible {
     case .logTooSmall(let name, let sectors, let needed):
       "the log '\(name)' is too small: it has \(sectors.rawValue) sectors,"
         + " \(needed.rawValue) are needed"
+    case .noLog(let name): "'\(name)' holds no mirror log: it doesn't begin with 'rRiM'"
+    case .logVersion(let name, let version):
+      "'\(name)' byte 4: version \(version) of the mirror log isn't known; 2 is"
     case .io(let failure): failure.description
     }
   }

@@ -1,6 +1,5 @@
 import ArgumentParser
 import BlockIO
-import Foundation
 import Snapshots
 
 struct SnapshotCommand: AsyncParsableCommand {
@@ -37,12 +36,9 @@ struct SnapshotFiles {
 
   /// Refuses one device under two names, before its own lock does so with other words.
   func refuseSame(origin: String, cow: String) throws(Refusal) {
-    var one = stat()
-    var other = stat()
-    guard stat(origin, &one) == 0, stat(cow, &other) == 0, one.st_dev == other.st_dev,
-      one.st_ino == other.st_ino
-    else { return }
-    throw Refusal("origin and COW device are the same: '\(origin)' and '\(cow)'")
+    if isSameFile(origin, cow) {
+      throw Refusal("origin and COW device are the same: '\(origin)' and '\(cow)'")
+    }
   }
 
   private func open(

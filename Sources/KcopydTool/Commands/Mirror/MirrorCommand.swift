@@ -1,0 +1,97 @@
+import ArgumentParser
+import BlockIO
+import Mirrors
+
+struct MirrorCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "mirror",
+    abstract: "Mirrors of the device-mapper, while nobody else uses them: log, check, sync.",
+    discussion: """
+      A mirror is two to nine legs – files or block devices that hold the same – and a log with a \
+      bit per region, in the Linux kernel's own format. The region size isn't in the log: it must \
+      be the one that the mirror was used with.
+      """,
+    subcommands: [
+      MirrorCreateLogCommand.self, MirrorInfoCommand.self, MirrorCheckCommand.self,
+      MirrorSyncCommand.self,
+    ])
+}
+
+/// The legs of a mirror and its log, as the commands are given them.
+struct MirrorOptions: ParsableArguments {
+  @Argument(
+    help: ArgumentHelp("The legs, 2 to 9; the first one is trusted.", valueName: "leg"))
+  var legs: [String] = []
+
+  @Option(help: "The log device.")
+  var log: String?
+
+  @Option(help: "Size of a region, a power of two; that of the mirror that wrote the log.")
+  var region: String = "2MiB"
+
+  @Flag(help: "Print the result as JSON.")
+  var json = false
+
+  @Flag(name: .shortAndLong, help: "No progress, no summary; errors only.")
+  var quiet = false
+
+  @Flag(help: "Also use block devices that are mounted or held by another program.")
+  var force = false
+
+  /// The legs, opened and locked.
+  func open(isWritable: Bool, on loop: IOLoop) throws(Refusal) -> [FileDevice] {
+    try legs.openAll(isWritable: isWritable, force: force, on: loop)
+  }
+
+  func openLog(isWritable: Bool, on loop: IOLoop) throws(Refusal) -> FileDevice? {
+    guard let log else { return nil }
+    return try [log].openAll(isWritable: isWritable, force: force, on: loop)[0]
+  }
+
+  /// A mirror of the legs, not resumed.
+  func mirror(
+    _ devices: [FileDevice], log: FileDevice?, sync: MirrorParameters.SyncPolicy? = nil,
+    on loop: IOLoop
+  ) throws(Refusal) -> MirrorDevice {
+    var parameters = MirrorParameters(regionSize: try regionSize(region))
+    parameters.sync = sync
+    // A leg that fails is left behind, and said so in the end.
+    parameters.handlesErrors = true
+    do throws(MirrorError) {
+      return try MirrorDevice(
+        legs: devices.map { MirrorLeg($0) }, log: log, parameters: parameters, on: loop)
+    } catch {
+      throw Refusal(error.description)
+    }
+  }
+}
+
+extension [String] {
+  /// Opens all of them; one under two names is refused before its own lock does so.
+  func openAll(
+    isWritable: Bool, force: Bool, on loop: IOLoop
+  ) throws(Refusal) -> [FileDevice] {
+    var opened: [FileDevice] = []
+    for (index, path) in enumerated() {
+      if let other = prefix(index).first(where: { isSameFile($0, path) }) {
+        throw Refusal("'\(other)' and '\(path)' are the same device")
+      }
+      opened.append(
+        try openDevice(
+          path,
+          .init(
+            isWritable: isWritable, isExclusive: !force,
+            lock: isWritable ? .exclusive : .shared),
+          on: loop))
+    }
+    return opened
+  }
+}
+
+/// The size of a region from the command line.
+func regionSize(_ text: String) throws(Refusal) -> RegionSize {
+  guard let size = RegionSize(try Sector(text, option: "--region")) else {
+    throw Refusal("--region: '\(text)' must be a power of two of at least 2 sectors")
+  }
+  return size
+}

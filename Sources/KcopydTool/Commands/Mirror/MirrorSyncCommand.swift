@@ -1,0 +1,134 @@
+import ArgumentParser
+import BlockIO
+import Foundation
+import Kcopyd
+import Mirrors
+
+struct MirrorSyncCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "sync",
+    abstract: "Bring all legs up to date with the first one, by the log.",
+    discussion: """
+      Regions that the log says may differ are copied from the first leg to the others. The log is \
+      kept on the way: interrupted at any point, also by a loss of power, the same command goes on.
+      """)
+
+  @OptionGroup var options: MirrorOptions
+
+  @Flag(help: "Copy everything, whatever the log says.")
+  var all = false
+
+  func run() async throws {
+    let interruption = Interruption()
+    guard options.log != nil else { throw Refusal("--log: a log is needed") }
+    let loop = try startLoop()
+    let legs = try options.open(isWritable: true, on: loop)
+    let log = try options.openLog(isWritable: true, on: loop)
+    let mirror = try options.mirror(legs, log: log, sync: all ? .sync : nil, on: loop)
+    let run = MirrorRun(mirror: mirror, title: "syncing", quiet: options.quiet || options.json)
+    let outcome = await run.recover(interruption)
+    try report(outcome, options.json, options.quiet) {
+      "\(legs.count) legs are in sync"
+    }
+  }
+}
+
+/// Recovery of a mirror as a command runs it: with progress, ended by an interruption.
+struct MirrorRun {
+  let mirror: MirrorDevice
+  let title: String
+  let quiet: Bool
+
+  struct Outcome {
+    let status: MirrorStatus
+    let copied: UInt64
+    let duration: Duration
+    let wasInterrupted: Bool
+
+    var isInSync: Bool { status.regionsInSync == status.regionCount }
+  }
+
+  /// Resumes the mirror, waits until all is copied that can be, and suspends it: all durable then.
+  func recover(_ interruption: Interruption) async -> Outcome {
+    let clock = ContinuousClock()
+    let begin = clock.now
+    interruption.handle { Task { await mirror.suspend() } }
+    await mirror.resume()
+    let before = await mirror.status.regionsInSync
+    let display = Task { await show(since: begin, from: before) }
+    await mirror.waitForRecovery()
+    let status = await mirror.status
+    await mirror.suspend()
+    display.cancel()
+    await display.value
+    return Outcome(
+      status: status, copied: status.regionsInSync - min(before, status.regionsInSync),
+      duration: begin.duration(to: clock.now), wasInterrupted: interruption.hasCome)
+  }
+
+  private func show(since begin: ContinuousClock.Instant, from before: UInt64) async {
+    guard !quiet else { return }
+    let status = await mirror.status
+    let region = mirror.sectorCount.bytes / max(1, status.regionCount)
+    var view = ProgressView(
+      title: title, byteCount: (status.regionCount - before) * region, names: [title],
+      makesDurable: false)
+    var screen = ProgressScreen(isTerminal: Output.isTerminal)
+    let clock = ContinuousClock()
+    while (try? await Task.sleep(for: .milliseconds(100))) != nil {
+      var moment = CopyProgress.Snapshot(destinations: 1)
+      let now = await mirror.status.regionsInSync
+      moment.destinations[0].written = (now - min(now, before)) * region
+      view.update(moment, after: begin.duration(to: clock.now), isFlushing: false)
+      screen.show(view)
+    }
+    screen.clear()
+  }
+}
+
+private struct RecoveryDocument: Encodable {
+  struct Leg: Encodable {
+    let path: String
+    let status: String
+  }
+
+  let ending: String
+  let regions: UInt64
+  let inSync: UInt64
+  let copied: UInt64
+  let seconds: Double
+  let legs: [Leg]
+}
+
+/// Prints what a recovery came to and ends with the status it makes.
+func report(
+  _ outcome: MirrorRun.Outcome, _ json: Bool, _ quiet: Bool, success: () -> String
+) throws {
+  let status = outcome.status
+  if json {
+    Output.say(
+      try encodeJSON(
+        RecoveryDocument(
+          ending: outcome.isInSync
+            ? "in sync" : outcome.wasInterrupted ? "interrupted" : "errors",
+          regions: status.regionCount, inSync: status.regionsInSync, copied: outcome.copied,
+          seconds: Double(outcome.duration.nanoseconds) / 1e9,
+          legs: status.legs.map { .init(path: $0.name, status: String($0.letter)) })))
+  }
+  guard outcome.isInSync else {
+    let place = "\(status.regionsInSync) of \(status.regionCount) regions are in sync"
+    if outcome.wasInterrupted {
+      if !json { Output.note("interrupted: \(place), durable; the same command goes on") }
+      throw Ended(status: 130)
+    }
+    let failed = status.legs.filter { $0.letter != "A" }.map { "'\($0.name)' (\($0.letter))" }
+    Output.complain(
+      "\(place); failed: \(failed.joined(separator: ", ")): F flush, D write, S copy, R read")
+    throw Ended(status: 1)
+  }
+  if !json, !quiet {
+    Output.say(
+      "\(success()): \(outcome.copied) of \(status.regionCount) regions copied in"
+        + " \(Format.duration(outcome.duration)), durable")
+  }
+}

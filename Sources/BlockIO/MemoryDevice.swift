@@ -4,7 +4,6 @@ import SystemPackage
 /// A block device in memory: durable by definition, gone with its last reference.
 public final class MemoryDevice: BlockDevice {
   public let name: String
-  public let sectorCount: Sector
   public let limits: DeviceLimits
 
   private let bytes: Mutex<[UInt8]>
@@ -12,7 +11,6 @@ public final class MemoryDevice: BlockDevice {
   /// A device of zeros.
   public init(name: String = "memory", sectorCount: Sector) {
     self.name = name
-    self.sectorCount = sectorCount
     var limits = DeviceLimits()
     limits.supportsFUA = true
     limits.supportsWriteZeroes = true
@@ -20,6 +18,8 @@ public final class MemoryDevice: BlockDevice {
     self.limits = limits
     bytes = Mutex([UInt8](repeating: 0, count: Int(sectorCount.bytes)))
   }
+
+  public var sectorCount: Sector { bytes.withLock { Sector(holding: UInt64($0.count)) } }
 
   /// The content of `sectors`.
   public func contents(_ sectors: Range<Sector>) -> [UInt8] {
@@ -55,6 +55,13 @@ public final class MemoryDevice: BlockDevice {
   }
 
   public func flush() async throws(IOFailure) {}
+
+  public func grow(to sectorCount: Sector) async throws(IOFailure) {
+    bytes.withLock { bytes in
+      let missing = Int(sectorCount.bytes) - bytes.count
+      if missing > 0 { bytes.append(contentsOf: [UInt8](repeating: 0, count: missing)) }
+    }
+  }
 
   private func byteRange(_ sectors: Range<Sector>) -> Range<Int> {
     Int(sectors.lowerBound.bytes)..<Int(sectors.upperBound.bytes)

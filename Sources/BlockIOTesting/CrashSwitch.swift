@@ -16,7 +16,14 @@ public final class CrashSwitch: Sendable {
     var operations = 0
     var isOff = false
     var random: SeededRandom
-    var disks: [SimulatedDisk] = []
+    var members: [Member] = []
+
+    var disks: [SimulatedDisk] { members.compactMap(\.disk) }
+  }
+
+  /// Not held: the disk holds the switch.
+  private struct Member {
+    weak var disk: SimulatedDisk?
   }
 
   /// A switch that goes off at `crashPoint`, or only by ``turnOff()``. `seed` decides which sectors
@@ -32,9 +39,8 @@ public final class CrashSwitch: Sendable {
   /// Whether the power is off.
   public var isOff: Bool { state.withLock { $0.isOff } }
 
-  /// Has `disk` depend on this switch. It and the switch hold each other: for the short lives of
-  /// tests.
-  func add(_ disk: SimulatedDisk) { state.withLock { $0.disks.append(disk) } }
+  /// Has `disk` depend on this switch, which it holds.
+  func add(_ disk: SimulatedDisk) { state.withLock { $0.members.append(Member(disk: disk)) } }
 
   /// Takes the power from all disks: see ``SimulatedDisk/crash(random:)``.
   public func turnOff() {

@@ -53,6 +53,19 @@ struct DiskContents: Sendable {
     forget(sectors)
   }
 
+  /// Adds zeros at the end, durable at once, until there are `sectorCount` sectors.
+  mutating func grow(to sectorCount: Sector) {
+    let old = Sector(holding: UInt64(current.count))
+    guard old < sectorCount else { return }
+    let more = [UInt8](repeating: 0, count: Int((sectorCount - old).bytes))
+    current.append(contentsOf: more)
+    stable.append(contentsOf: more)
+    zeroes.insert(old..<sectorCount)
+  }
+
+  /// How many sectors there are.
+  var sectorCount: Sector { Sector(holding: UInt64(current.count)) }
+
   /// Reads see these bytes from now on.
   mutating func land(
     _ sectors: Range<Sector>, _ bytes: [UInt8], request: Int, areZeroes: Bool

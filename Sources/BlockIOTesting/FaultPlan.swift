@@ -56,6 +56,11 @@ public struct FaultPlan: Sendable {
     fail(.flush, Self.everywhere, times: times, after: skip, errno: errno)
   }
 
+  /// Lets the disk refuse to become larger.
+  public mutating func failGrowing(errno: Errno = .noSpace) {
+    fail(.grow, Self.everywhere, errno: errno)
+  }
+
   /// Lets requests that touch `sectors` take that much longer.
   public mutating func slowDown(_ sectors: Range<Sector>, by duration: Duration) {
     delays.append((sectors, duration))
@@ -75,7 +80,8 @@ public struct FaultPlan: Sendable {
     var first: (sector: Sector, errno: Errno)?
     for index in faults.indices where faults[index].operation == operation {
       let fault = faults[index]
-      let hit = operation == .flush ? fault.sectors : fault.sectors.clamped(to: sectors)
+      let hasNoSectors = operation == .flush || operation == .grow
+      let hit = hasNoSectors ? fault.sectors : fault.sectors.clamped(to: sectors)
       guard !hit.isEmpty else { continue }
       guard fault.skip == 0 else {
         faults[index].skip -= 1

@@ -22,8 +22,6 @@ public final class SimulatedDisk: BlockDevice {
 
   /// The name.
   public let name: String
-  /// The size.
-  public let sectorCount: Sector
   /// What it can do.
   public let limits: DeviceLimits
 
@@ -58,7 +56,6 @@ public final class SimulatedDisk: BlockDevice {
     hasVolatileCache: Bool = true, crashSwitch: CrashSwitch? = nil
   ) {
     self.name = name
-    self.sectorCount = sectorCount
     self.limits = limits
     self.loop = loop
     self.crashSwitch = crashSwitch
@@ -74,6 +71,29 @@ public final class SimulatedDisk: BlockDevice {
       }
     state = Mutex(State(contents: contents, plan: plan, random: SeededRandom(seed: seed)))
     crashSwitch?.add(self)
+  }
+
+  // MARK: Size
+
+  /// The size, as it was when it was last looked at or changed by ``grow(to:)``.
+  public var sectorCount: Sector { state.withLock { $0.sectorCount } }
+
+  /// Makes the disk larger; what is new reads as zeros, and the new size is durable.
+  public func grow(to sectorCount: Sector) async throws(IOFailure) {
+    guard sectorCount > self.sectorCount else { return }
+    try await perform(.grow, nil, .none)
+    enlarge(to: sectorCount)
+    try await refreshSize()
+  }
+
+  /// Makes the disk larger behind the back of its users, who see it with ``refreshSize()``.
+  public func enlarge(to sectorCount: Sector) {
+    state.withLock { $0.contents.grow(to: sectorCount) }
+  }
+
+  /// Looks how large the disk is now.
+  public func refreshSize() async throws(IOFailure) {
+    state.withLock { $0.sectorCount = $0.contents.sectorCount }
   }
 
   // MARK: Requests

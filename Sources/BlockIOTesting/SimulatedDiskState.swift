@@ -45,6 +45,8 @@ extension SimulatedDisk {
 
   struct State: Sendable {
     var contents: DiskContents
+    /// The size as the disk's users know it.
+    var sectorCount: Sector
     var plan: FaultPlan
     var isPowered = true
     var log: [LoggedRequest] = []
@@ -57,6 +59,7 @@ extension SimulatedDisk {
 
     init(contents: DiskContents, plan: FaultPlan, random: SeededRandom) {
       self.contents = contents
+      sectorCount = contents.sectorCount
       self.plan = plan
       self.random = random
     }

@@ -16,10 +16,11 @@ final class MergeState {
   var isFinished = false
   var isRunning = false
   var mustStop = false
-  /// The chunks being merged right now: writes to them wait.
+  /// The chunks being merged right now: writes to them wait. If clearing their exceptions fails,
+  /// they stay here and such writes fail: whether a later merge begins with what the COW device
+  /// holds of them or with what the origin does, nobody knows.
   var merging = RangeSet<Sector>()
-  /// Whether exceptions are being cleared. If that fails nobody knows which of them the store still
-  /// has, so that a write to their chunks could go to the wrong one of two places.
+  /// Whether exceptions are being cleared.
   var isClearing = false
   /// A step is over, or the merge.
   let changed = Gate()
@@ -30,8 +31,6 @@ final class MergeState {
 extension Origin {
   /// The most data of one step. More take longer to hold up writes, fewer need more flushes.
   static let mergeStepLimit = Sector(holding: 8 << 20)
-  /// The most exceptions of one step.
-  static let mergeStepExceptions = 1024
 
   // MARK: Steps
 
@@ -114,7 +113,7 @@ extension Origin {
 
   private func mergeStepCount(_ snapshot: Snapshot) -> Int {
     let bySize = Self.mergeStepLimit.rawValue / snapshot.chunkSize.sectors.rawValue
-    return min(Self.mergeStepExceptions, max(1, Int(bySize)))
+    return min(mergeStepExceptions, max(1, Int(bySize)))
   }
 
   /// What couldn't be copied to the origin.
@@ -210,7 +209,7 @@ extension Origin {
         continue
       }
       if !merge.merging.isDisjoint(RangeSet(piece.sectors)) {
-        if merge.isRunning { await merge.changed.wait() }
+        if merge.failure == nil { await merge.changed.wait() }
         if let failure = merge.failure {
           throw IOFailure(
             .write, underlying.name, piece.sectors, errno: .ioError,
@@ -241,11 +240,14 @@ extension Origin {
 
 extension Snapshot {
   /// Where these exceptions – in the order of the store – go to on the origin; neighbours joined.
+  /// Only what the snapshot shows: what lies behind its end in its last chunk has not been copied
+  /// for it when it changed.
   fileprivate func mergeExtents(of exceptions: [Exception]) -> [FanOut.Extent] {
     var extents: [FanOut.Extent] = []
     for exception in exceptions.sorted(by: { $0.old < $1.old }) {
-      let origin = originSectors(of: exception.old)
+      let origin = originSectors(of: exception.old).clamped(to: .zero..<sectorCount)
       let cow = chunkSize.start(of: exception.new)
+      guard !origin.isEmpty else { continue }
       if let last = extents.last, last.origin.upperBound == origin.lowerBound,
         last.cow + last.origin.length == cow
       {

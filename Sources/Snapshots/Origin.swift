@@ -20,6 +20,9 @@ public actor Origin {
   /// Copies chunks to the COW devices, and back when merging.
   nonisolated let client: KcopydClient
 
+  /// The most exceptions that one step of a merge takes.
+  nonisolated let mergeStepExceptions: Int
+
   public nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }
 
   /// Whether a snapshot is being merged: only then reads have to be looked at.
@@ -48,13 +51,22 @@ public actor Origin {
   public init(
     _ device: any BlockDevice, throttle: Throttle? = nil, on loop: IOLoop
   ) throws(SnapshotError) {
-    underlying = device
-    self.loop = loop
     do throws(KcopydError) {
-      client = try KcopydClient(throttle: throttle, on: loop)
+      self.init(device, client: try KcopydClient(throttle: throttle, on: loop), on: loop)
     } catch {
       throw .io(IOFailure(.reservePages, device.name, errno: .noMemory))
     }
+  }
+
+  /// The origin of snapshots, with a client of its own that copies on `loop`.
+  init(
+    _ device: any BlockDevice, client: KcopydClient, mergeStepExceptions: Int = 1024,
+    on loop: IOLoop
+  ) {
+    underlying = device
+    self.mergeStepExceptions = mergeStepExceptions
+    self.loop = loop
+    self.client = client
   }
 
   /// The origin as others see it: write to this one.
@@ -128,6 +140,8 @@ public actor Origin {
     } else {
       snapshot = try await opened(
         id, cow, parameters, length, mustExist: mustExist, onEvent: onEvent)
+      // Another one may have come while this one was read.
+      try checkMerge(isMerge, parameters, after: nil)
     }
     if isMerge { snapshot.merge = MergeState() }
     snapshots[id] = snapshot
@@ -171,7 +185,9 @@ public actor Origin {
     try checkOrder(snapshot)
     await standStill()
     defer { goOn() }
-    // Both may have changed while the last writes ended.
+    // Requests that came after it was suspended: what they make must not be left behind.
+    if let id = snapshot.predecessor { await snapshots[id]?.requests.waitForNone() }
+    // All of it may have changed meanwhile.
     try checkOrder(snapshot)
     if let id = snapshot.predecessor, let predecessor = snapshots[id] {
       snapshot.takeOver(predecessor)

@@ -268,10 +268,12 @@ private struct SnapshotWritePlan {
 }
 
 extension Snapshot {
-  /// Where the content of `sectors` is, neighbours joined.
+  /// Where the content of `sectors` is, neighbours joined. What lies behind the snapshot's end is
+  /// the origin's alone, also within the last chunk.
   func pieces(of sectors: Range<Sector>) -> [Piece] {
     var pieces: [Piece] = []
-    var rest = sectors
+    let end = max(sectors.lowerBound, min(sectors.upperBound, sectorCount))
+    var rest = sectors.lowerBound..<end
     while !rest.isEmpty {
       let chunk: OriginChunk = chunkSize.chunk(of: rest.lowerBound)
       let run = completed.run(from: chunk.rawValue)
@@ -288,6 +290,9 @@ extension Snapshot {
       }
       rest = piece.sectors.upperBound..<rest.upperBound
       pieces.append(piece)
+    }
+    if end < sectors.upperBound {
+      pieces.append(Piece(sectors: end..<sectors.upperBound, cow: nil))
     }
     return pieces
   }

@@ -1,0 +1,46 @@
+import BlockIO
+@testable import BlockIOTesting
+import Testing
+
+/// Thousands of random runs of an origin and its snapshots, each checked sector by sector.
+@Suite struct SnapshotSimulationTests {
+  /// The seeds are dealt out, so that all processors have something to do.
+  private static let shards: UInt64 = 4
+
+  @Test(arguments: 0..<shards)
+  func everySnapshotShowsItsPointInTime(shard: UInt64) {
+    var failures = 0
+    for seed in seeds(5_000) where seed % Self.shards == shard && failures < 5 {
+      do {
+        try Self.run(seed)
+      } catch {
+        failures += 1
+        Issue.record(SeedFailure(seed: seed, underlying: error))
+      }
+    }
+  }
+
+  /// Otherwise a seed would be of no use.
+  @Test func theSameSeedDoesTheSame() throws {
+    for seed in UInt64(0)..<20 {
+      let logs = try (0..<2).map { _ in
+        try simulate { loop in
+          let world = SnapshotWorld(SnapshotPlan(seed: seed), on: loop)
+          try await world.run()
+          return world.disks.map(\.log)
+        }
+      }
+      #expect(logs[0] == logs[1], "seed \(seed)")
+    }
+  }
+
+  static func run(
+    _ seed: UInt64, _ bounds: SnapshotPlan.Bounds = .everything,
+    sabotage: SnapshotSabotage = .none
+  ) throws {
+    let plan = SnapshotPlan(seed: seed, bounds)
+    try simulate { loop in
+      try await SnapshotWorld(plan, sabotage: sabotage, on: loop).run()
+    }
+  }
+}

@@ -121,10 +121,15 @@ extension Mirror {
     var rest = sectors
     while !rest.isEmpty {
       let limit = rest.lowerBound..<min(rest.upperBound, rest.lowerBound + Self.pieceLimit)
-      await waitForRecovery(of: limit)
+      while let busy = recovering(limit) { await busy.changed.wait { busy.isRecovering } }
+      // From here on to the marks nothing else can happen.
       let (piece, isInSync) = alike(limit)
+      let touched = parameters.regionSize.regions(touching: piece)
+      begin(touched)
+      defer { end(touched) }
       let part = buffer.slice(piece.lowerBound - sectors.lowerBound, piece.length)
-      try await writeDirty(piece, isInSync: isInSync) { device, sectors throws(IOFailure) in
+      try await writeMarked(piece, touched, isInSync: isInSync) {
+        (device, sectors) throws(IOFailure) in
         try await device.write(sectors, from: part, options: options)
       }
       rest = piece.upperBound..<rest.upperBound
@@ -134,24 +139,21 @@ extension Mirror {
   func discard(_ sectors: Range<Sector>) async throws(IOFailure) {
     requests.add(1)
     defer { requests.remove(1) }
-    if parameters.conduct.marksDiscards {
-      await waitForRecovery(of: sectors)
-      begin(parameters.regionSize.regions(touching: sectors))
-      await flushLog()
+    let touched =
+      parameters.conduct.marksDiscards
+      ? parameters.regionSize.regions(touching: sectors) : 0..<0
+    if !touched.isEmpty {
+      while let busy = recovering(sectors) { await busy.changed.wait { busy.isRecovering } }
     }
-    defer {
-      if parameters.conduct.marksDiscards {
-        end(parameters.regionSize.regions(touching: sectors))
-      }
-    }
+    begin(touched)
+    defer { end(touched) }
+    if !touched.isEmpty { await flushLog() }
     let failures = await onLegs(sectors) { device, sectors throws(IOFailure) in
       try await device.discard(sectors)
     }
     guard failures.contains(where: { $0 != nil }) else { return }
-    if parameters.conduct.marksDiscards {
-      // One leg may have given them up and another not.
-      for region in parameters.regionSize.regions(touching: sectors) { lose(region) }
-    }
+    // One leg may have given them up and another not.
+    for region in touched { lose(region) }
     throw IOFailure(.discard, name, sectors, errno: .notSupported)
   }
 
@@ -171,14 +173,11 @@ extension Mirror {
     try await settleFailure([], first)
   }
 
-  /// One write, its regions marked dirty before and idle afterwards.
-  private func writeDirty(
-    _ sectors: Range<Sector>, isInSync: Bool,
+  /// One write whose regions have been marked dirty.
+  private func writeMarked(
+    _ sectors: Range<Sector>, _ touched: Range<Region>, isInSync: Bool,
     _ body: @escaping @Sendable (any BlockDevice, Range<Sector>) async throws(IOFailure) -> Void
   ) async throws(IOFailure) {
-    let touched = parameters.regionSize.regions(touching: sectors)
-    begin(touched)
-    defer { end(touched) }
     let isLogGood = await flushLog()
     guard isInSync else {
       if hasFailedLeg, parameters.handlesErrors, !parameters.keepsLog {
@@ -245,7 +244,7 @@ extension Mirror {
     guard parameters.handlesErrors, !parameters.keepsLog else { return }
     held += 1
     defer { held -= 1 }
-    while heldEnd == nil { await heldReleased.wait() }
+    await heldReleased.wait { heldEnd == nil }
     if heldEnd == .requeue { throw .requeued(name) }
     throw error
   }
@@ -300,11 +299,10 @@ extension Mirror {
     return state
   }
 
-  private func waitForRecovery(of sectors: Range<Sector>) async {
-    let touched = parameters.regionSize.regions(touching: sectors)
-    while let busy = touched.lazy.compactMap({ self.regions[$0] }).first(where: \.isRecovering) {
-      await busy.changed.wait()
-    }
+  /// A region of these sectors that is being copied or compared, if there is one.
+  private func recovering(_ sectors: Range<Sector>) -> RegionState? {
+    parameters.regionSize.regions(touching: sectors).lazy
+      .compactMap { self.regions[$0] }.first(where: \.isRecovering)
   }
 
   /// Writes to these regions begin: their bits are cleared, durably with the next flush.
@@ -330,10 +328,14 @@ extension Mirror {
   /// Keeps writes off these regions and waits until none is under way.
   func hold(_ touched: Range<Region>) async {
     for region in touched {
-      while state(of: region).isRecovering { await state(of: region).changed.wait() }
+      while true {
+        let busy = state(of: region)
+        guard busy.isRecovering else { break }
+        await busy.changed.wait { busy.isRecovering }
+      }
       let state = state(of: region)
       state.isRecovering = true
-      while state.writes > 0 { await state.changed.wait() }
+      await state.changed.wait { state.writes > 0 }
     }
   }
 

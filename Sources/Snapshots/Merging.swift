@@ -47,13 +47,13 @@ extension Origin {
   func stopMerging(_ snapshot: Snapshot) async {
     guard let merge = snapshot.merge else { return }
     merge.mustStop = true
-    while merge.isRunning { await merge.changed.wait() }
+    await merge.changed.wait { merge.isRunning }
   }
 
   /// Waits until the merge has ended, one way or another.
   func waitForMerge(_ snapshot: Snapshot) async {
     guard let merge = snapshot.merge else { return }
-    while merge.isRunning { await merge.changed.wait() }
+    await merge.changed.wait { merge.isRunning }
   }
 
   private func mergeAll(_ snapshot: Snapshot, _ merge: MergeState) async {
@@ -209,7 +209,9 @@ extension Origin {
         continue
       }
       if !merge.merging.isDisjoint(RangeSet(piece.sectors)) {
-        if merge.failure == nil { await merge.changed.wait() }
+        await merge.changed.wait {
+          merge.failure == nil && !merge.merging.isDisjoint(RangeSet(piece.sectors))
+        }
         if let failure = merge.failure {
           throw IOFailure(
             .write, underlying.name, piece.sectors, errno: .ioError,

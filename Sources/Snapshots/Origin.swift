@@ -186,7 +186,9 @@ public actor Origin {
     await standStill()
     defer { goOn() }
     // Requests that came after it was suspended: what they make must not be left behind.
-    if let id = snapshot.predecessor { await snapshots[id]?.requests.waitForNone() }
+    while let id = snapshot.predecessor, let busy = snapshots[id]?.requests, busy.count > 0 {
+      await busy.waitForNone()
+    }
     // All of it may have changed meanwhile.
     try checkOrder(snapshot)
     if let id = snapshot.predecessor, let predecessor = snapshots[id] {
@@ -255,7 +257,7 @@ public actor Origin {
   // MARK: Writes and standing still
 
   func beginWrite() async {
-    while stops > 0 { await started.wait() }
+    while stops > 0 { await started.wait { stops > 0 } }
     writes.add(1)
   }
 

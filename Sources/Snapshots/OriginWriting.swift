@@ -39,9 +39,7 @@ extension Origin {
       start(plan)
       if plan.isSettled { break }
       for pending in plan.waits { await pending.wait() }
-      for snapshot in plan.marking {
-        while snapshot.isMarkingInvalid { await snapshot.markedInvalid.wait() }
-      }
+      for snapshot in plan.marking { await snapshot.waitUntilMarkedInvalid() }
       for snapshot in plan.starving { await makeRoom(for: snapshot, isOriginWrite: true) }
     }
     for snapshot in active where !snapshot.originReads.isClear(of: sectors) {
@@ -140,7 +138,9 @@ extension Origin {
   func makeRoom(for snapshot: Snapshot, isOriginWrite: Bool) async {
     snapshot.waitingForRoom += 1
     defer { snapshot.waitingForRoom -= 1 }
-    guard !snapshot.isMakingRoom else { return await snapshot.roomMade.wait() }
+    guard !snapshot.isMakingRoom else {
+      return await snapshot.roomMade.wait { snapshot.isMakingRoom }
+    }
     snapshot.isMakingRoom = true
     defer {
       snapshot.isMakingRoom = false
@@ -195,10 +195,7 @@ extension Origin {
   /// Declares a snapshot lost. When this returns its store says so on the disk: only then may an
   /// origin write go on without having been copied.
   func invalidate(_ snapshot: Snapshot, _ reason: String) async {
-    guard snapshot.invalidity == nil else {
-      while snapshot.isMarkingInvalid { await snapshot.markedInvalid.wait() }
-      return
-    }
+    guard snapshot.invalidity == nil else { return await snapshot.waitUntilMarkedInvalid() }
     snapshot.lose(reason)
     snapshot.isMarkingInvalid = true
     do throws(IOFailure) {

@@ -31,7 +31,7 @@ final class PendingException {
   }
 
   func wait() async {
-    while !isOver { await over.wait() }
+    await over.wait { !isOver }
   }
 }
 
@@ -109,6 +109,8 @@ final class Snapshot {
   var wantsCopies: Bool { isActive && isValid && merge == nil }
 
   func lose(_ reason: String) { invalidity = reason }
+
+  func waitUntilMarkedInvalid() async { await markedInvalid.wait { isMarkingInvalid } }
 
   /// The sectors of an origin chunk, as far as the origin goes.
   func originSectors(of chunk: OriginChunk) -> Range<Sector> {

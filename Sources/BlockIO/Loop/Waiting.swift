@@ -1,15 +1,27 @@
 /// A place where tasks of one actor wait until something has happened.
 package final class Gate {
-  package init() {}
-
   private var waiting: [UnsafeContinuation<Void, Never>] = []
 
-  /// Suspends until the next ``open()``.
-  package func wait() async {
-    await withUnsafeContinuation { waiting.append($0) }
+  package init() {}
+
+  /// Suspends while `condition` holds; it is looked at now and after each ``open()``.
+  ///
+  /// It is looked at once more in the very step in which the task suspends. Between a caller's own
+  /// look and that step others may run, and open the gate: a task that doesn't prefer the loop is
+  /// put at the end of its queue by the mere call.
+  package func wait(while condition: () -> Bool) async {
+    while condition() {
+      await withUnsafeContinuation { continuation in
+        if condition() {
+          waiting.append(continuation)
+        } else {
+          continuation.resume()
+        }
+      }
+    }
   }
 
-  /// Lets everyone go who waits now.
+  /// Has everyone who waits look again.
   package func open() {
     let all = waiting
     waiting = []
@@ -48,7 +60,7 @@ package final class TrackedRequests {
 
   /// Suspends until that is so.
   package func drain(_ sectors: Range<Sector>) async {
-    while !isClear(of: sectors) { await changed.wait() }
+    await changed.wait { !isClear(of: sectors) }
   }
 }
 
@@ -72,11 +84,11 @@ package final class Quota {
 
   /// Suspends while the number exceeds the limit.
   package func waitBelowLimit() async {
-    while !isBelowLimit { await changed.wait() }
+    await changed.wait { !isBelowLimit }
   }
 
   /// Suspends until nothing is under way.
   package func waitForNone() async {
-    while count > 0 { await changed.wait() }
+    await changed.wait { count > 0 }
   }
 }

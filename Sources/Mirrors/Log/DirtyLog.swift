@@ -169,7 +169,7 @@ final class DirtyLog {
     let mine = wanted
     while done < mine {
       if isFlushing {
-        await flushed.wait()
+        await flushed.wait { isFlushing }
         continue
       }
       isFlushing = true

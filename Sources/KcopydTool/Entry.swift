@@ -16,7 +16,7 @@ struct KcopydCommand: AsyncParsableCommand {
     version: "kcopyd \(kcopydVersion)",
     subcommands: [
       CopyCommand.self, ZeroCommand.self, CompareCommand.self, InfoCommand.self,
-      SnapshotCommand.self, MirrorCommand.self, DemoCommand.self,
+      MoveCommand.self, SnapshotCommand.self, MirrorCommand.self, DemoCommand.self,
     ])
 }
 

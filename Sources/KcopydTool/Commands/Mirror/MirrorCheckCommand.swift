@@ -9,7 +9,7 @@ struct MirrorCheckCommand: AsyncParsableCommand {
     abstract: "Compare the legs of a mirror, and make them the same on request.",
     discussion: """
       With a log only regions that it calls clean are compared: the others are known to differ. \
-      Exit status 0: the same; 1: they differ, or a part couldn't be read.
+      Exit status 0: the same, or made so; 1: they differ, or a part couldn't be read.
       """)
 
   @OptionGroup var options: MirrorOptions
@@ -37,11 +37,10 @@ struct MirrorCheckCommand: AsyncParsableCommand {
 
   func run() async throws {
     let loop = try startLoop()
+    let log = try options.openLog(isWritable: false, on: loop)
     let legs = try options.open(isWritable: repair, on: loop)
     var dirty = RangeSet<Sector>()
-    if let log = try options.openLog(isWritable: false, on: loop) {
-      dirty = try await dirtySectors(log, of: legs)
-    }
+    if let log { dirty = try await dirtySectors(log, of: legs) }
     // A mirror in memory in which everything counts as the same: nothing is copied by itself.
     let mirror = try options.mirror(legs, log: nil, sync: .nosync, on: loop)
     await mirror.resume()
@@ -99,7 +98,9 @@ struct MirrorCheckCommand: AsyncParsableCommand {
       }
       if result.isEqual { Output.say("the same: \(result.compared.rawValue) sectors") }
     }
-    if !result.isEqual { throw Ended(status: 1) }
+    let left = result.differences.values.reduce(into: RangeSet<Sector>()) { $0.formUnion($1) }
+      .subtracting(result.repaired)
+    if !left.isEmpty || !result.unreadable.isEmpty { throw Ended(status: 1) }
   }
 
   private func ranges(_ set: RangeSet<Sector>) -> [Document.Range] {

@@ -45,6 +45,9 @@ struct MirrorOptions: ParsableArguments {
 
   func openLog(isWritable: Bool, on loop: IOLoop) throws(Refusal) -> FileDevice? {
     guard let log else { return nil }
+    if let leg = legs.first(where: { isSameFile($0, log) }) {
+      throw Refusal("'\(leg)' and '\(log)' are the same device")
+    }
     return try [log].openAll(isWritable: isWritable, force: force, on: loop)[0]
   }
 

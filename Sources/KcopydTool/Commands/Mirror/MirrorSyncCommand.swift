@@ -22,8 +22,8 @@ struct MirrorSyncCommand: AsyncParsableCommand {
     let interruption = Interruption()
     guard options.log != nil else { throw Refusal("--log: a log is needed") }
     let loop = try startLoop()
-    let legs = try options.open(isWritable: true, on: loop)
     let log = try options.openLog(isWritable: true, on: loop)
+    let legs = try options.open(isWritable: true, on: loop)
     let mirror = try options.mirror(legs, log: log, sync: all ? .sync : nil, on: loop)
     let run = MirrorRun(mirror: mirror, title: "syncing", quiet: options.quiet || options.json)
     let outcome = await run.recover(interruption)

@@ -41,7 +41,14 @@ actor Mirror {
   /// nothing has been written since the mirror was resumed that is ``firstTrusted`` alone.
   var trust: [Region: Set<Int>] = [:]
   /// The leg that is trusted at the beginning.
-  var firstTrusted = 0
+  let firstTrusted = 0
+  /// Keeps ``trust`` over a restart.
+  let sidecar: Sidecar?
+  /// Changes of ``trust``, and those of them that the sidecar has.
+  var trustChanges: UInt64 = 0
+  var savedTrustChanges: UInt64 = 0
+  var isSavingTrust = false
+  let trustSaved = Gate()
 
   var isResumed = false
   /// Recoveries under way; none is started unless `mayRecover`.
@@ -61,8 +68,8 @@ actor Mirror {
 
   init(
     legs: [(device: any BlockDevice, offset: Sector)], log: (any BlockDevice)?, name: String,
-    sectorCount: Sector, parameters: MirrorParameters, throttle: Throttle?, on loop: IOLoop,
-    onEvent: @escaping @Sendable (MirrorEvent) -> Void
+    sidecar: (any BlockDevice)?, sectorCount: Sector, parameters: MirrorParameters,
+    throttle: Throttle?, on loop: IOLoop, onEvent: @escaping @Sendable (MirrorEvent) -> Void
   ) throws(MirrorError) {
     self.loop = loop
     self.name = name
@@ -89,6 +96,17 @@ actor Mirror {
         disk = try DiskLog(log, regionCount: count)
       }
       self.log = DirtyLog(regionCount: count, policy: policy, disk: disk)
+      if let sidecar {
+        guard Sidecar.length <= sidecar.sectorCount else {
+          throw IOFailure(
+            .open, sidecar.name, errno: .invalidArgument,
+            detail: "too small for a sidecar: \(Sidecar.length.rawValue) sectors are needed")
+        }
+        self.sidecar = try Sidecar(
+          sidecar, regionCount: count, regionSize: size.sectors, legCount: legs.count)
+      } else {
+        self.sidecar = nil
+      }
     } catch {
       if error.errno == .noSpace, let log {
         let geometry = LogGeometry(regionCount: count, block: log.limits.logicalBlock)
@@ -125,9 +143,17 @@ actor Mirror {
   // MARK: Life
 
   /// Reads the log, and starts to recover what isn't in sync.
-  func resume() async {
+  func resume() async throws(MirrorError) {
     guard !isResumed else { return }
+    let known = try await loadTrust()
     if let problem = await log.resume() { onEvent(.logFailed(problem)) }
+    // What the sidecar says of regions that are the same everywhere is from before that.
+    trust = trust.filter { !log.isInSync($0.key) }
+    if !known, !parameters.conduct.trustsFirstLeg, !log.isInSync, log.wasFound {
+      throw .state(
+        "\(log.regionCount - log.syncCount) of \(log.regionCount) regions are out of sync, and"
+          + " nothing says which leg is right; give a sidecar, or trust the first leg")
+    }
     isResumed = true
     heldEnd = nil
     mayRecover = true

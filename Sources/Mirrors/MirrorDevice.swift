@@ -31,6 +31,9 @@ public final class MirrorDevice: BlockDevice {
   /// - Parameters:
   ///   - legs: 2 to 9; the first one is trusted where they may differ.
   ///   - log: the log device; nil: in memory, so that everything is copied after each start.
+  ///   - sidecar: a small device, 128 KiB, that keeps which legs hold what was acknowledged where
+  ///     they differ: the kernel's log has no place for it, and after a restart trusts the first
+  ///     leg, even if that is the one that missed a write.
   ///   - sectorCount: the length; nil: as long as all legs go.
   ///   - parameters: region size, features, and how far to go beyond the kernel.
   ///   - name: what it is called in messages.
@@ -39,14 +42,15 @@ public final class MirrorDevice: BlockDevice {
   ///   - loop: where everything runs.
   ///   - onEvent: called on the loop when something happens to the mirror.
   public init(
-    legs: [MirrorLeg], log: (any BlockDevice)?, sectorCount: Sector? = nil,
+    legs: [MirrorLeg], log: (any BlockDevice)?, sidecar: (any BlockDevice)? = nil,
+    sectorCount: Sector? = nil,
     parameters: MirrorParameters, name: String = "mirror", throttle: Throttle? = nil,
     on loop: IOLoop, onEvent: @escaping @Sendable (MirrorEvent) -> Void = { _ in }
   ) throws(MirrorError) {
     let whole =
       legs.map { $0.device.sectorCount - min($0.offset, $0.device.sectorCount) }.min() ?? .zero
     mirror = try Mirror(
-      legs: legs.map { ($0.device, $0.offset) }, log: log, name: name,
+      legs: legs.map { ($0.device, $0.offset) }, log: log, name: name, sidecar: sidecar,
       sectorCount: sectorCount ?? whole, parameters: parameters, throttle: throttle, on: loop,
       onEvent: onEvent)
     self.name = name
@@ -89,7 +93,10 @@ public final class MirrorDevice: BlockDevice {
   /// Reads the log and starts to copy what isn't in sync.
   ///
   /// A log that can't be read doesn't stop the mirror: everything is out of sync then.
-  public func resume() async { await mirror.resume() }
+  ///
+  /// - Throws: when the sidecar can't be read, belongs to another mirror, or doesn't know either; or
+  ///   there is none, and the first leg isn't to be trusted blindly. Nothing has been copied then.
+  public func resume() async throws(MirrorError) { try await mirror.resume() }
 
   /// Stops copying, waits until no request is under way, and brings the log up to date.
   ///

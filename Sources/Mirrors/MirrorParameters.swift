@@ -48,6 +48,9 @@ public struct MirrorParameters: Hashable, Sendable {
     /// recovery of regions out of sync use these. The kernel uses the default leg, even where that
     /// is the one that missed a write.
     public var tracksStaleLegs = true
+    /// Without a sidecar the first leg is the right one where they differ after a restart, as in
+    /// the kernel. Otherwise a mirror with a log that isn't in sync is refused then.
+    public var trustsFirstLeg = true
     /// A region whose recovery failed doesn't count as in sync without `handle_errors`.
     public var remembersFailedRecovery = true
     /// A discard marks its regions dirty, as a write does.

@@ -186,7 +186,8 @@ extension Mirror {
       let index = trustedLeg(of: touched.lowerBound)
       let leg = legs[index]
       // From its start on no other leg has what this one has.
-      for region in touched { trust[region] = [index] }
+      for region in touched { setHolders([index], of: region) }
+      await saveTrust()
       do throws(IOFailure) {
         return try await body(leg.device, leg.sectors(of: sectors))
       } catch {
@@ -201,6 +202,8 @@ extension Mirror {
       if let failure { mark(index, .write, failure) }
     }
     distrust(failures.indices.filter { failures[$0] != nil }, in: touched)
+    // Before it is acknowledged: else a restart could copy what was there before over it.
+    await saveTrust()
     try await settleFailure(touched, moved(first, .write, sectors))
   }
 
@@ -260,25 +263,6 @@ extension Mirror {
     log.setSync(region, false)
     log.mark(region)
     planRetry()
-  }
-
-  /// Legs that missed a write: what was written is on the others only.
-  private func distrust(_ failed: [Int], in touched: Range<Region>) {
-    for region in touched {
-      let holders = trust[region] ?? Set(legs.indices)
-      let left = holders.subtracting(failed)
-      // Nobody has it: then it was never acknowledged, and any leg will do.
-      trust[region] = left.isEmpty ? holders : left
-    }
-  }
-
-  /// The leg that has everything which was acknowledged for a region that isn't in sync.
-  func trustedLeg(of region: Region) -> Int {
-    guard parameters.conduct.tracksStaleLegs else { return defaultLeg }
-    let holders = trust[region] ?? [firstTrusted]
-    if holders.contains(defaultLeg), legs[defaultLeg].isGood { return defaultLeg }
-    let good = holders.filter { legs[$0].isGood }
-    return (good.isEmpty ? holders : good).min() ?? defaultLeg
   }
 
   /// A leg's failure with the mirror's own sectors.

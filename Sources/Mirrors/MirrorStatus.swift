@@ -55,4 +55,6 @@ public enum MirrorEvent: Hashable, Sendable {
   case inSync
   /// The log can't be written or read; why.
   case logFailed(String)
+  /// The sidecar can't be written; why.
+  case sidecarFailed(String)
 }

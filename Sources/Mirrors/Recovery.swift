@@ -34,7 +34,7 @@ extension Mirror {
       await flushLog()
       for region in recovered {
         log.setSync(region, true)
-        trust[region] = nil
+        forgetHolders(of: region)
       }
       release(mine)
       noteIfInSync()
@@ -65,6 +65,7 @@ extension Mirror {
       // The kernel calls them in sync all the same, in memory, when errors aren't handled.
       let isForgotten = !parameters.handlesErrors && !parameters.conduct.remembersFailedRecovery
       log.setSync(region, isForgotten)
+      if isForgotten { forgetHolders(of: region) }
     }
     planRetry()
   }

@@ -12,7 +12,7 @@ import Testing
       let parameters = MirrorParameters(regionSize: try #require(RegionSize(32)))
       let mirror = try MirrorDevice(
         legs: legs.map { MirrorLeg($0) }, log: log, parameters: parameters, on: loop)
-      await mirror.resume()
+      try await mirror.resume()
       try await mirror.put("new", 100..<200)
       await mirror.waitForRecovery()
       let status = await mirror.status
@@ -26,7 +26,7 @@ import Testing
       let again = try MirrorDevice(
         legs: legs.map { MirrorLeg($0) }, log: log, parameters: parameters, on: loop)
       for leg in legs { leg.clearLog() }
-      await again.resume()
+      try await again.resume()
       await again.waitForRecovery()
       #expect(legs[1].count(of: .write) == 0)
       #expect(try await again.contents(0..<1000) == expected)
@@ -41,7 +41,7 @@ import Testing
       let parameters = MirrorParameters(regionSize: try #require(RegionSize(32)))
       let mirror = try MirrorDevice(
         legs: legs.map { MirrorLeg($0) }, log: log, parameters: parameters, on: loop)
-      await mirror.resume()
+      try await mirror.resume()
       await mirror.waitForRecovery()
       var plan = FaultPlan()
       plan.fail(.write, 0..<512)
@@ -65,7 +65,7 @@ import Testing
       let parameters = MirrorParameters(regionSize: try #require(RegionSize(32)))
       let mirror = try MirrorDevice(
         legs: legs.map { MirrorLeg($0) }, log: nil, parameters: parameters, on: loop)
-      await mirror.resume()
+      try await mirror.resume()
       await mirror.waitForRecovery()
       var plan = FaultPlan()
       plan.fail(.read, 70..<72, times: 1)

@@ -29,6 +29,8 @@ final class DirtyLog {
   let disk: DiskLog?
 
   private(set) var condition = Condition.alive
+  /// Whether there was a log, by which the mirror went on.
+  private(set) var wasFound = false
   /// Bits as they are to be on the disk.
   private(set) var clean: RegionBits
   private(set) var sync: RegionBits
@@ -76,6 +78,7 @@ final class DirtyLog {
     if policy == .asLogged {
       do throws(IOFailure) {
         bits = try await disk.read()
+        wasFound = bits != nil
       } catch {
         problem = error.description
         fail(error.description)

@@ -43,7 +43,7 @@ struct MirrorCheckCommand: AsyncParsableCommand {
     if let log { dirty = try await dirtySectors(log, of: legs) }
     // A mirror in memory in which everything counts as the same: nothing is copied by itself.
     let mirror = try options.mirror(legs, log: nil, sync: .nosync, on: loop)
-    await mirror.resume()
+    try await mirror.resume()
     let result = await mirror.compare(repairs: repair, skipping: dirty)
     await mirror.suspend()
     try report(result, dirty, legs)

@@ -26,7 +26,7 @@ struct MirrorSyncCommand: AsyncParsableCommand {
     let legs = try options.open(isWritable: true, on: loop)
     let mirror = try options.mirror(legs, log: log, sync: all ? .sync : nil, on: loop)
     let run = MirrorRun(mirror: mirror, title: "syncing", quiet: options.quiet || options.json)
-    let outcome = await run.recover(interruption)
+    let outcome = try await run.recover(interruption)
     try report(outcome, options.json, options.quiet) {
       "\(legs.count) legs are in sync"
     }
@@ -49,11 +49,11 @@ struct MirrorRun {
   }
 
   /// Resumes the mirror, waits until all is copied that can be, and suspends it: all durable then.
-  func recover(_ interruption: Interruption) async -> Outcome {
+  func recover(_ interruption: Interruption) async throws(Refusal) -> Outcome {
     let clock = ContinuousClock()
     let begin = clock.now
     interruption.handle { Task { await mirror.suspend() } }
-    await mirror.resume()
+    try await resume()
     let before = await mirror.status.regionsInSync
     let display = Task { await show(since: begin, from: before) }
     await mirror.waitForRecovery()
@@ -64,6 +64,14 @@ struct MirrorRun {
     return Outcome(
       status: status, copied: status.regionsInSync - min(before, status.regionsInSync),
       duration: begin.duration(to: clock.now), wasInterrupted: interruption.hasCome)
+  }
+
+  private func resume() async throws(Refusal) {
+    do throws(MirrorError) {
+      try await mirror.resume()
+    } catch {
+      throw Refusal(error.description)
+    }
   }
 
   private func show(since begin: ContinuousClock.Instant, from before: UInt64) async {

@@ -54,7 +54,7 @@ struct MoveCommand: AsyncParsableCommand {
     let mirror = try plan.mirror(from, region: Self.region, on: loop)
     try await plan.prepareLog(region: Self.region, from)
     let run = MirrorRun(mirror: mirror, title: "moving", quiet: quiet || json)
-    let outcome = await run.recover(interruption)
+    let outcome = try await run.recover(interruption)
     if outcome.isInSync, verify { try await compare(from, plan.target, loop) }
     if outcome.isInSync { try plan.finish() }
     try report(outcome, json, quiet) { "moved '\(source)' to '\(destination)'" }

@@ -1,0 +1,93 @@
+import BlockIO
+
+// Which legs hold what was acknowledged, in regions that are out of sync.
+
+extension Mirror {
+  /// The leg that has everything which was acknowledged for a region that isn't in sync.
+  func trustedLeg(of region: Region) -> Int {
+    guard parameters.conduct.tracksStaleLegs else { return defaultLeg }
+    let holders = trust[region] ?? [firstTrusted]
+    if holders.contains(defaultLeg), legs[defaultLeg].isGood { return defaultLeg }
+    let good = holders.filter { legs[$0].isGood }
+    return (good.isEmpty ? holders : good).min() ?? defaultLeg
+  }
+
+  /// Legs that missed a write: what was written is on the others only.
+  func distrust(_ failed: [Int], in touched: Range<Region>) {
+    for region in touched {
+      let holders = trust[region] ?? Set(legs.indices)
+      let left = holders.subtracting(failed)
+      // Nobody has it: then it was never acknowledged, and any leg will do.
+      setHolders(left.isEmpty ? holders : left, of: region)
+    }
+  }
+
+  /// From now on these legs alone hold what was acknowledged there.
+  func setHolders(_ holders: Set<Int>, of region: Region) {
+    guard trust[region] != holders else { return }
+    // What is true without being said needn't be kept.
+    if trust[region] != nil || holders != [firstTrusted] { trustChanges += 1 }
+    trust[region] = holders
+  }
+
+  /// The region is the same on all legs.
+  func forgetHolders(of region: Region) { trust[region] = nil }
+
+  // MARK: Over a restart
+
+  /// Makes durable what has changed; calls that come meanwhile share the next time.
+  func saveTrust() async {
+    guard let sidecar, parameters.conduct.tracksStaleLegs else { return }
+    let mine = trustChanges
+    while savedTrustChanges < mine {
+      if isSavingTrust {
+        await trustSaved.wait { isSavingTrust }
+        continue
+      }
+      isSavingTrust = true
+      let covered = trustChanges
+      do throws(IOFailure) {
+        try await sidecar.write(trustRuns)
+      } catch {
+        // The mirror goes on as one without a sidecar would.
+        onEvent(.sidecarFailed(error.description))
+      }
+      savedTrustChanges = covered
+      isSavingTrust = false
+      trustSaved.open()
+    }
+  }
+
+  private var trustRuns: [Sidecar.Run] {
+    var runs: [Sidecar.Run] = []
+    for (region, legs) in trust.sorted(by: { $0.key < $1.key }) {
+      let holders = legs.reduce(0 as UInt64) { $0 | 1 << UInt64($1) }
+      if let last = runs.last, last.regions.upperBound == region, last.holders == holders {
+        runs[runs.count - 1].regions = last.regions.lowerBound..<region.advanced(by: 1)
+      } else {
+        runs.append(.init(regions: region..<region.advanced(by: 1), holders: holders))
+      }
+    }
+    return runs
+  }
+
+  /// Takes over what the sidecar says.
+  ///
+  /// - Returns: whether there is one.
+  func loadTrust() async throws(MirrorError) -> Bool {
+    guard let sidecar else { return false }
+    for run in try await sidecar.read() {
+      let holders = Set(legs.indices.filter { run.holders >> UInt64($0) & 1 == 1 })
+      guard !holders.isEmpty else {
+        throw .state(
+          "'\(sidecar.device.name)' had no room for all that differs: nothing says which leg is"
+            + " right in regions \(run.regions.lowerBound.rawValue) to"
+            + " \(run.regions.upperBound.rawValue - 1)")
+      }
+      for region in run.regions where region.rawValue < log.regionCount {
+        trust[region] = holders
+      }
+    }
+    return true
+  }
+}

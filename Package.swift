@@ -48,6 +48,13 @@ let package = Package(
       swiftSettings: settings),
     .target(
       name: "BlockIOTesting", dependencies: ["BlockIO", system], swiftSettings: settings),
+    // What a real kernel wrote, and a table interpreter to do it again; for tests only.
+    .target(
+      name: "DeviceMapperTesting",
+      dependencies: ["Snapshots", "Mirrors", "BlockIO", "BlockIOTesting", system],
+      exclude: ["make-fixtures.py"],
+      resources: [.copy("Fixtures")],
+      swiftSettings: settings),
     .target(name: "CKcopyd"),
     .target(
       name: "KcopydABI",
@@ -69,13 +76,15 @@ let package = Package(
       swiftSettings: settings),
     .testTarget(
       name: "SnapshotsTests",
-      dependencies: ["Snapshots", "Kcopyd", "BlockIO", "BlockIOTesting", system],
-      exclude: ["make-fixtures.py"],
-      resources: [.copy("Fixtures")],
+      dependencies: [
+        "Snapshots", "Kcopyd", "BlockIO", "BlockIOTesting", "DeviceMapperTesting", system,
+      ],
       swiftSettings: settings),
     .testTarget(
       name: "MirrorsTests",
-      dependencies: ["Mirrors", "Kcopyd", "BlockIO", "BlockIOTesting", system],
+      dependencies: [
+        "Mirrors", "Kcopyd", "BlockIO", "BlockIOTesting", "DeviceMapperTesting", system,
+      ],
       swiftSettings: settings),
     .testTarget(name: "KcopydABITests", dependencies: ["KcopydABI"], swiftSettings: settings),
     .testTarget(

@@ -134,6 +134,9 @@ extension BlockDevice {
   public var identity: DeviceIdentity { .object(ObjectIdentifier(self)) }
   public var pageCachedFile: PageCachedFile? { nil }
 
+  /// The size in sectors, a begun last sector not counted: what can be written and read back.
+  public var wholeSectorCount: Sector { Sector(byteCount / Sector.byteCount) }
+
   /// Writes without options.
   public func write(_ sectors: Range<Sector>, from buffer: IOBuffer) async throws(IOFailure) {
     try await write(sectors, from: buffer, options: [])

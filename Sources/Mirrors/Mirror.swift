@@ -27,8 +27,11 @@ actor Mirror {
   var isInSync = false
   /// Whether a leg has failed since the mirror was made, or was last in sync.
   var hasFailedLeg = false
-  /// After a flush that failed nothing that goes idle is known to be the same on all legs.
-  var hasFailedFlush = false
+  /// Legs that couldn't be flushed: what was written to them before may be lost. A region whose last
+  /// write ends is known to be the same on all legs no longer.
+  var unflushed = Set<Int>()
+  /// How often a flush of legs has failed.
+  var failedFlushes = 0
 
   /// Regions with something under way.
   var regions: [Region: RegionState] = [:]
@@ -51,13 +54,19 @@ actor Mirror {
   let trustSaved = Gate()
 
   var isResumed = false
+  var isSuspending = false
   /// Recoveries under way; none is started unless `mayRecover`.
   let recoveries = Quota(limit: 0)
   var mayRecover = false
+  /// Mends under way.
+  let mends = Quota(limit: 0)
   var retryDelay: Duration?
   var isRetryPlanned = false
 
   let requests = Quota(limit: 0)
+  /// Whether it is on its way up or down: the next one waits.
+  var isChanging = false
+  let changed = Gate()
   /// Writes that wait for another table.
   var held = 0
   let heldReleased = Gate()
@@ -90,7 +99,7 @@ actor Mirror {
       var disk: DiskLog?
       if let log {
         let geometry = LogGeometry(regionCount: count, block: log.limits.logicalBlock)
-        guard geometry.length <= log.sectorCount else {
+        guard geometry.length <= log.wholeSectorCount else {
           throw IOFailure(.open, log.name, errno: .noSpace)
         }
         disk = try DiskLog(log, regionCount: count)
@@ -129,7 +138,8 @@ actor Mirror {
       let (end, overflow) = leg.offset.rawValue.addingReportingOverflow(length.rawValue)
       guard !overflow, Sector(end) <= leg.device.sectorCount else {
         throw .legTooSmall(
-          name: leg.device.name, sectors: leg.device.sectorCount, needed: leg.offset + length)
+          name: leg.device.name, sectors: leg.device.sectorCount,
+          needed: Sector(overflow ? .max : end))
       }
       for other in legs.dropFirst(index + 1) where leg.overlaps(other, length: length) {
         throw .sameDevice(leg.device.name, other.device.name)
@@ -144,6 +154,8 @@ actor Mirror {
 
   /// Reads the log, and starts to recover what isn't in sync.
   func resume() async throws(MirrorError) {
+    await beginChange()
+    defer { endChange() }
     guard !isResumed else { return }
     let known = try await loadTrust()
     if let problem = await log.resume() { onEvent(.logFailed(problem)) }
@@ -167,16 +179,45 @@ actor Mirror {
   /// - Parameter requeuing: whether held writes end so that they can be given to the device that
   ///   takes this one's place; otherwise they fail.
   func suspend(requeuing: Bool) async {
+    await beginChange()
+    defer { endChange() }
+    guard isResumed else { return }
+    isSuspending = true
+    defer { isSuspending = false }
     mayRecover = false
     heldEnd = requeuing ? .requeue : .fail
     heldReleased.open()
     await recoveries.waitForNone()
+    await mends.waitForNone()
     await requests.waitForNone()
     for region in Array(idleSince.keys) { cleanIfIdle(region) }
     idle.removeAll()
     await flushLog()
     isResumed = false
   }
+
+  private func beginChange() async {
+    while isChanging { await changed.wait { isChanging } }
+    isChanging = true
+  }
+
+  private func endChange() {
+    isChanging = false
+    changed.open()
+  }
+
+  /// Takes a request in; every one of them must be given to ``endRequest()``.
+  func beginRequest(
+    _ operation: IOFailure.Operation, _ sectors: Range<Sector>?
+  ) throws(IOFailure) {
+    guard isResumed, !isSuspending else {
+      throw IOFailure(
+        operation, name, sectors, errno: .ioError, detail: "the mirror is not resumed")
+    }
+    requests.add(1)
+  }
+
+  func endRequest() { requests.remove(1) }
 
   func waitForRecovery() async { await recoveries.waitForNone() }
 
@@ -215,10 +256,25 @@ actor Mirror {
   /// Flushes all legs for the log.
   private func flushLegs() async -> Bool {
     let failures = await onAllLegs { leg throws(IOFailure) in try await leg.flush() }
-    for (index, failure) in failures.enumerated() {
-      if let failure { mark(index, .flush, failure) }
+    let failed = failures.indices.filter { failures[$0] != nil }
+    guard !failed.isEmpty else { return true }
+    for index in failed {
+      if let failure = failures[index] { mark(index, .flush, failure) }
     }
-    return failures.allSatisfy { $0 == nil }
+    noteUnflushed(failed, regions: log.awaitingFlush)
+    return false
+  }
+
+  /// Legs couldn't be flushed: what was written to them in these regions, and in those with writes
+  /// under way, may be lost.
+  func noteUnflushed(_ failed: [Int], regions: some Sequence<Region>) {
+    failedFlushes += 1
+    unflushed.formUnion(failed)
+    guard parameters.conduct.tracksStaleLegs else { return }
+    for region in regions.sorted() {
+      distrust(failed, in: region..<region.advanced(by: 1))
+      lose(region)
+    }
   }
 
   /// Does something on all legs at once.
@@ -262,6 +318,8 @@ actor Mirror {
     guard log.isInSync, !isInSync else { return }
     isInSync = true
     hasFailedLeg = false
+    // The kernel distrusts all that is written from then on; here it was copied, and flushed.
+    if parameters.conduct.retryDelay != nil { unflushed = [] }
     for leg in legs { leg.forgive() }
     onEvent(.inSync)
   }

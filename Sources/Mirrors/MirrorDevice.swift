@@ -54,6 +54,9 @@ public final class MirrorDevice: BlockDevice {
       sectorCount: sectorCount ?? whole, parameters: parameters, throttle: throttle, on: loop,
       onEvent: onEvent)
     self.name = name
+    byteCount = min(
+      mirror.sectorCount.bytes,
+      legs.map { $0.device.byteCount - min($0.offset.bytes, $0.device.byteCount) }.min() ?? 0)
     var limits = DeviceLimits()
     let below = legs.map(\.device.limits)
     limits.logicalBlock = below.map(\.logicalBlock).max() ?? 512
@@ -66,6 +69,9 @@ public final class MirrorDevice: BlockDevice {
   }
 
   public var sectorCount: Sector { mirror.sectorCount }
+
+  /// Legs may end within their last sector.
+  public let byteCount: UInt64
 
   // MARK: Requests
 

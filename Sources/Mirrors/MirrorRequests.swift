@@ -10,8 +10,8 @@ extension Mirror {
   // MARK: Reading
 
   func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
-    requests.add(1)
-    defer { requests.remove(1) }
+    try beginRequest(.read, sectors)
+    defer { endRequest() }
     var rest = sectors
     while !rest.isEmpty {
       let (piece, isInSync) = alike(rest)
@@ -90,18 +90,21 @@ extension Mirror {
   }
 
   private func mendNow(_ index: Int, _ sectors: Range<Sector>, _ failure: IOFailure) async {
-    guard isResumed, mayRecover else { return mark(index, .read, failure) }
-    recoveries.add(1)
-    defer { recoveries.remove(1) }
+    guard mayRecover else { return mark(index, .read, failure) }
+    mends.add(1)
+    defer { mends.remove(1) }
     let touched = parameters.regionSize.regions(touching: sectors)
     await hold(touched)
-    defer { release(touched) }
+    defer {
+      release(touched)
+      for region in touched { wentIdle(region) }
+    }
     let isInSync = touched.allSatisfy { log.isInSync($0) }
     let source = legs.indices.first { $0 != index && legs[$0].isGood }
     guard isInSync, let source else { return mark(index, .read, failure) }
     for region in touched { log.mark(region) }
     _ = await flushLog()
-    let failures = await copy(sectors, from: source, to: [index])
+    let failures = await copy(sectors, from: source, to: [index], options: [])
     if failures.read == nil, failures.writes.isEmpty {
       for region in touched { log.clear(region) }
       _ = await flushLog()
@@ -116,8 +119,8 @@ extension Mirror {
   func write(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure) {
-    requests.add(1)
-    defer { requests.remove(1) }
+    try beginRequest(.write, sectors)
+    defer { endRequest() }
     var rest = sectors
     while !rest.isEmpty {
       let limit = rest.lowerBound..<min(rest.upperBound, rest.lowerBound + Self.pieceLimit)
@@ -136,9 +139,22 @@ extension Mirror {
     }
   }
 
+  /// Gives sectors up, on all legs that can.
   func discard(_ sectors: Range<Sector>) async throws(IOFailure) {
-    requests.add(1)
-    defer { requests.remove(1) }
+    try beginRequest(.discard, sectors)
+    defer { endRequest() }
+    guard legs.allSatisfy(\.device.limits.supportsDiscard) else {
+      throw IOFailure(.discard, name, sectors, errno: .notSupported)
+    }
+    var rest = sectors
+    while !rest.isEmpty {
+      let piece = rest.lowerBound..<min(rest.upperBound, rest.lowerBound + Self.pieceLimit)
+      try await discardPiece(piece)
+      rest = piece.upperBound..<rest.upperBound
+    }
+  }
+
+  private func discardPiece(_ sectors: Range<Sector>) async throws(IOFailure) {
     let touched =
       parameters.conduct.marksDiscards
       ? parameters.regionSize.regions(touching: sectors) : 0..<0
@@ -151,26 +167,34 @@ extension Mirror {
     let failures = await onLegs(sectors) { device, sectors throws(IOFailure) in
       try await device.discard(sectors)
     }
-    guard failures.contains(where: { $0 != nil }) else { return }
-    // One leg may have given them up and another not.
-    for region in touched { lose(region) }
+    let failed = failures.indices.filter { failures[$0] != nil }
+    guard !failed.isEmpty else { return }
+    if failed.count < legs.count {
+      // Some have given them up and others haven't: those count.
+      distrust(failures.indices.filter { failures[$0] == nil }, in: touched)
+      for region in touched { lose(region) }
+      await saveTrust()
+    }
     throw IOFailure(.discard, name, sectors, errno: .notSupported)
   }
 
   func flush() async throws(IOFailure) {
-    requests.add(1)
-    defer { requests.remove(1) }
-    if log.hasFailed, parameters.handlesErrors { return try await settleFailure([], nil) }
+    try beginRequest(.flush, nil)
+    defer { endRequest() }
+    if log.hasFailed, parameters.handlesErrors { return try await settleFailure(0..<0, nil) }
     let failures = await onAllLegs { leg throws(IOFailure) in try await leg.flush() }
-    for (index, failure) in failures.enumerated() {
-      if let failure { mark(index, .write, failure) }
-    }
     guard let first = failures.compactMap(\.self).first else { return }
+    let failed = failures.indices.filter { failures[$0] != nil }
+    for index in failed {
+      if let failure = failures[index] { mark(index, .write, failure) }
+    }
     if !log.hasFailed {
       isInSync = false
-      hasFailedFlush = true
+      // What waits to be called clean may have been in the cache that failed.
+      noteUnflushed(failed, regions: Array(idleSince.keys))
+      await saveTrust()
     }
-    try await settleFailure([], first)
+    try await settleFailure(0..<0, first)
   }
 
   /// One write whose regions have been marked dirty.
@@ -186,12 +210,18 @@ extension Mirror {
       let index = trustedLeg(of: touched.lowerBound)
       let leg = legs[index]
       // From its start on no other leg has what this one has.
+      let before = touched.map { holders(of: $0) }
       for region in touched { setHolders([index], of: region) }
       await saveTrust()
       do throws(IOFailure) {
         return try await body(leg.device, leg.sectors(of: sectors))
       } catch {
         mark(index, .write, error)
+        // It was never acknowledged: what the others have is still as good as before.
+        for (region, others) in zip(touched, before) {
+          restoreHolders(others.subtracting([index]), of: region, after: index)
+        }
+        await saveTrust()
         throw moved(error, .write, sectors) ?? error
       }
     }
@@ -250,12 +280,6 @@ extension Mirror {
     await heldReleased.wait { heldEnd == nil }
     if heldEnd == .requeue { throw .requeued(name) }
     throw error
-  }
-
-  private func settleFailure(
-    _ none: [Region], _ failure: IOFailure?
-  ) async throws(IOFailure) {
-    try await settleFailure(0..<0, failure)
   }
 
   /// The legs differ there.
@@ -329,7 +353,6 @@ extension Mirror {
       state.isRecovering = false
       if state.writes == 0 { regions[region] = nil }
       state.changed.open()
-      wentIdle(region)
     }
   }
 
@@ -338,7 +361,10 @@ extension Mirror {
   /// The last write of a region is over: it is the same on all legs, or out of sync.
   func wentIdle(_ region: Region) {
     guard log.isInSync(region) else { return }
-    if hasFailedFlush { return log.setSync(region, false) }
+    guard unflushed.isEmpty else {
+      distrust(Array(unflushed), in: region..<region.advanced(by: 1))
+      return lose(region)
+    }
     let now = loop.now
     idleSince[region] = now
     idle.append((region, now))
@@ -359,6 +385,8 @@ extension Mirror {
         // Written again meanwhile: there is, or will be, a later entry.
         if idleSince[entry.region] == entry.since { cleanIfIdle(entry.region) }
       }
+      // Suspended: the log may be another mirror's by now.
+      guard isResumed else { break }
       await flushLog()
     }
     isCleaning = false
@@ -366,7 +394,7 @@ extension Mirror {
 
   func cleanIfIdle(_ region: Region) {
     idleSince[region] = nil
-    if regions[region] == nil, log.isInSync(region), !hasFailedFlush { log.clear(region) }
+    if regions[region] == nil, log.isInSync(region), unflushed.isEmpty { log.clear(region) }
   }
 }
 

@@ -22,19 +22,24 @@ extension Mirror {
       let source = trustedLeg(of: work.lowerBound)
       let end = work.drop { trustedLeg(of: $0) == source }.startIndex
       if end < work.upperBound {
-        // What is to be copied from another leg is taken up once more.
+        // What is to be copied from another leg comes next.
         release(end..<work.upperBound)
-        for region in end..<work.upperBound { log.setSync(region, false) }
-        log.startOver()
+        log.putBack(end..<work.upperBound)
       }
       let mine = work.lowerBound..<end
       let recovered = await recover(mine, from: source)
       settle(mine, recovered)
       // One flush of the legs and one log write for all that end at about the same time.
+      let failedFlushes = failedFlushes
       await flushLog()
-      for region in recovered {
-        log.setSync(region, true)
-        forgetHolders(of: region)
+      if self.failedFlushes == failedFlushes || !parameters.conduct.remembersFailedRecovery {
+        for region in recovered {
+          log.setSync(region, true)
+          forgetHolders(of: region)
+        }
+      } else {
+        // A leg may have lost what was copied to it.
+        for region in recovered { lose(region) }
       }
       release(mine)
       noteIfInSync()
@@ -47,7 +52,11 @@ extension Mirror {
   private func recover(_ work: Range<Region>, from source: Int) async -> [Region] {
     let sectors = parameters.regionSize.sectors(of: work).clamped(to: .zero..<sectorCount)
     let targets = legs.indices.filter { $0 != source }
-    let failures = await copy(sectors, from: source, to: targets)
+    // Without error handling what can't be read becomes zeros, as in the kernel.
+    let isStrict = parameters.handlesErrors || parameters.conduct.remembersFailedRecovery
+    let failures = await copy(
+      sectors, from: source, to: targets,
+      options: isStrict ? .dropFailedDestinations : .ignoreErrors)
     if let failure = failures.read { mark(source, .sync, failure) }
     for (index, failure) in failures.writes { mark(index, .sync, failure) }
     return work.filter { region in
@@ -104,14 +113,14 @@ extension Mirror {
   }
 
   /// Copies sectors from one leg to others.
-  func copy(_ sectors: Range<Sector>, from source: Int, to targets: [Int]) async -> LegCopy {
+  func copy(
+    _ sectors: Range<Sector>, from source: Int, to targets: [Int], options: CopyOptions
+  ) async -> LegCopy {
     var outcome = LegCopy()
     do throws(KcopydError) {
-      // Without error handling what can't be read becomes zeros, as in the kernel.
       let result = try await client.copy(
         from: legs[source].region(of: sectors), to: targets.map { legs[$0].region(of: sectors) },
-        options: parameters.handlesErrors || parameters.conduct.remembersFailedRecovery
-          ? .dropFailedDestinations : .ignoreErrors)
+        options: options)
       guard !result.isComplete else { return outcome }
       outcome.read = result.readFailures.entries.first?.failure
       for (index, destination) in result.destinations.enumerated() {

@@ -98,6 +98,23 @@ struct RegionBits: Sendable {
     }
   }
 
+  /// Sets all bits of `regions`, by words.
+  mutating func set(_ regions: Range<Region>, to value: Bool) {
+    var region = regions.lowerBound
+    while region < regions.upperBound {
+      if region.rawValue % 64 == 0, region.rawValue + 64 <= regions.upperBound.rawValue {
+        let index = Int(region.rawValue / 64)
+        setCount -= UInt64(words[index].nonzeroBitCount)
+        words[index] = value ? .max : 0
+        setCount += value ? 64 : 0
+        region = region.advanced(by: 64)
+      } else {
+        self[region] = value
+        region = region.advanced(by: 1)
+      }
+    }
+  }
+
   /// The first region from `start` on whose bit is 0.
   func firstClear(from start: Region) -> Region? {
     var index = start.rawValue

@@ -15,19 +15,28 @@ extension Mirror {
   /// Legs that missed a write: what was written is on the others only.
   func distrust(_ failed: [Int], in touched: Range<Region>) {
     for region in touched {
-      let holders = trust[region] ?? Set(legs.indices)
+      let holders = log.isInSync(region) ? Set(legs.indices) : holders(of: region)
       let left = holders.subtracting(failed)
       // Nobody has it: then it was never acknowledged, and any leg will do.
       setHolders(left.isEmpty ? holders : left, of: region)
     }
   }
 
+  /// The legs that hold everything.
+  func holders(of region: Region) -> Set<Int> { trust[region] ?? [firstTrusted] }
+
+  /// Goes back to what was before a write that failed on its only leg, unless more has happened.
+  func restoreHolders(_ before: Set<Int>, of region: Region, after index: Int) {
+    if !before.isEmpty, holders(of: region) == [index] { setHolders(before, of: region) }
+  }
+
   /// From now on these legs alone hold what was acknowledged there.
   func setHolders(_ holders: Set<Int>, of region: Region) {
-    guard trust[region] != holders else { return }
-    // What is true without being said needn't be kept.
-    if trust[region] != nil || holders != [firstTrusted] { trustChanges += 1 }
-    trust[region] = holders
+    // What is true without being said isn't kept: a large mirror that is new is all of that.
+    let kept = holders == [firstTrusted] ? nil : holders
+    guard trust[region] != kept else { return }
+    trust[region] = kept
+    trustChanges += 1
   }
 
   /// The region is the same on all legs.

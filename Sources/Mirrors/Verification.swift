@@ -43,9 +43,10 @@ extension Mirror {
       await hold(next..<end)
       for range in syncRuns(of: next..<end, except: skipped, &result) {
         let differing = await compare(range, &result)
-        if repairs, !differing.isEmpty { await repair(differing, &result) }
+        if repairs, !differing.isEmpty { await repair(differing, next..<end, &result) }
       }
       release(next..<end)
+      for region in next..<end where !log.isClean(region) { wentIdle(region) }
       requests.remove(1)
       next = end
       progress(min(sectorCount, size.sectors(of: all.lowerBound..<end).upperBound))
@@ -94,11 +95,15 @@ extension Mirror {
   }
 
   private func repair(
-    _ differing: RangeSet<Sector>, _ result: inout MirrorComparison
+    _ differing: RangeSet<Sector>, _ held: Range<Region>, _ result: inout MirrorComparison
   ) async {
+    // As for a write: were the power lost on the way, they are copied as a whole.
+    for region in held where log.isInSync(region) { log.mark(region) }
+    await flushLog()
     let targets = legs.indices.filter { $0 != defaultLeg }
     for range in differing.ranges {
-      let outcome = await copy(range, from: defaultLeg, to: targets)
+      let outcome = await copy(
+        range, from: defaultLeg, to: targets, options: .dropFailedDestinations)
       var done = RangeSet(range)
       done.subtract(outcome.missing)
       result.repaired.formUnion(done)
@@ -112,7 +117,7 @@ extension MirrorDevice {
   ///
   /// - Parameters:
   ///   - repairs: whether what differs is copied from the trusted leg – the default leg – to the
-  ///     others. Not flushed: ``suspend(requeuing:)`` or a flush does that.
+  ///     others. Durable only after a flush.
   ///   - skipped: sectors that are expected to differ, besides those out of sync.
   ///   - progress: called on the loop with the number of sectors that are done.
   public func compare(

@@ -80,7 +80,7 @@ extension Origin {
     let exceptions = Array(try await store.tail(mergeStepCount(snapshot)))
     guard !exceptions.isEmpty else { return false }
     let extents = snapshot.mergeExtents(of: exceptions)
-    for extent in extents { await preserve(extent.origin) }
+    for extent in extents { await preserve(extent.origin, mayStandBack: false) }
     for extent in extents { merge.merging.insert(extent.origin) }
     for extent in extents { await merge.cowWrites.drain(extent.origin) }
     let failure = await copyBack(extents, from: snapshot.cow)

@@ -198,6 +198,7 @@ public actor Origin {
     snapshot.isSuspended = false
     if !snapshot.isActive {
       snapshot.isActive = true
+      snapshot.isFresh = false
       active.append(snapshot)
       active.sort {
         ($0.chunkSize.sectors, $1.id.rawValue) > ($1.chunkSize.sectors, $0.id.rawValue)
@@ -239,12 +240,17 @@ public actor Origin {
 
   /// Takes a snapshot away. What its COW device holds stays as it is.
   func remove(_ snapshot: Snapshot) async {
+    snapshot.isClosing = true
     await suspend(snapshot)
     await standStill()
     defer { goOn() }
     active.removeAll { $0.id == snapshot.id }
+    while snapshot.requests.count + snapshot.copies.count > 0 {
+      await snapshot.requests.waitForNone()
+      await snapshot.copies.waitForNone()
+    }
+    // Only now: whoever opens the store again must find all that was made in it.
     snapshots[snapshot.id] = nil
-    await snapshot.copies.waitForNone()
     if let id = snapshot.predecessor { snapshots[id]?.successor = nil }
     if let id = snapshot.successor, let successor = snapshots[id], successor.store == nil {
       successor.lose("the snapshot whose store it was to take over has been removed")

@@ -32,15 +32,21 @@ extension Origin {
 
   /// Returns when every active snapshot holds its own durable copy of `sectors` or has become
   /// invalid, and no read that a snapshot had sent to them is under way.
-  func preserve(_ sectors: Range<Sector>) async {
+  ///
+  /// - Parameter mayStandBack: whether others may make the origin stand still while this waits for
+  ///   room, which can take long. All is looked at again then.
+  func preserve(_ sectors: Range<Sector>, mayStandBack: Bool = true) async {
     while true {
       var plan = ExceptionPlan()
       for snapshot in active where snapshot.isActive { plan.add(snapshot, sectors) }
-      start(plan)
+      startCopies(plan.fresh)
       if plan.isSettled { break }
       for pending in plan.waits { await pending.wait() }
       for snapshot in plan.marking { await snapshot.waitUntilMarkedInvalid() }
+      guard !plan.starving.isEmpty else { continue }
+      if mayStandBack { endWrite() }
       for snapshot in plan.starving { await makeRoom(for: snapshot, isOriginWrite: true) }
+      if mayStandBack { await beginWrite() }
     }
     for snapshot in active where !snapshot.originReads.isClear(of: sectors) {
       await snapshot.originReads.drain(sectors)
@@ -48,9 +54,6 @@ extension Origin {
   }
 
   // MARK: Copies
-
-  /// Starts what a plan found missing.
-  private func start(_ plan: ExceptionPlan) { startCopies(plan.fresh) }
 
   /// Starts copying chunks, each sector of the origin read once for all snapshots that want it.
   func startCopies(_ wanted: [(snapshot: Snapshot, exceptions: [PendingException])]) {
@@ -157,7 +160,7 @@ extension Origin {
       snapshot.isHolding = true
       defer { snapshot.isHolding = false }
       snapshot.onEvent(.holding)
-      while loop.now < deadline {
+      while loop.now < deadline, !snapshot.isClosing {
         await loop.sleep(for: .milliseconds(50))
         guard await !hasRoom(snapshot), snapshot.isValid else { return }
       }
@@ -169,7 +172,7 @@ extension Origin {
   private func hasRoom(_ snapshot: Snapshot) async -> Bool {
     guard let store = snapshot.store else { return false }
     do throws(IOFailure) { try await snapshot.cow.refreshSize() } catch { return false }
-    return store.sizeForNext <= snapshot.cow.sectorCount
+    return store.sizeForNext <= snapshot.cow.wholeSectorCount
   }
 
   /// Makes the COW device larger, if that is allowed and possible.
@@ -178,7 +181,7 @@ extension Origin {
       store.sizeForNext <= limit
     else { return false }
     // A quarter more each time: few steps, and not much too much.
-    let size = snapshot.cow.sectorCount
+    let size = snapshot.cow.wholeSectorCount
     let step = max(snapshot.chunkSize.sectors * 64, Sector(size.rawValue / 4))
     let target = min(limit, max(store.sizeForNext, size + step))
     do throws(IOFailure) {
@@ -186,8 +189,8 @@ extension Origin {
     } catch {
       return false
     }
-    snapshot.onEvent(.grown(snapshot.cow.sectorCount))
-    return store.sizeForNext <= snapshot.cow.sectorCount
+    snapshot.onEvent(.grown(snapshot.cow.wholeSectorCount))
+    return store.sizeForNext <= snapshot.cow.wholeSectorCount
   }
 
   // MARK: Loss

@@ -61,6 +61,8 @@ final class Snapshot {
   /// Whether origin writes are copied for it, as they are from its first ``Origin/resume`` on.
   var isActive = false
   var isSuspended = true
+  /// Whether it is being removed: no request is taken any more.
+  var isClosing = false
   /// The snapshot whose store this one takes over, and the other way round.
   var predecessor: SnapshotID?
   var successor: SnapshotID?
@@ -78,7 +80,6 @@ final class Snapshot {
   /// Everything that isn't over and touches this snapshot.
   let requests = Quota(limit: 0)
 
-  /// How many origin writes wait for room, and what they wait for.
   /// Writes that found no room, and whether they are held until there is some.
   var waitingForRoom = 0
   var isMakingRoom = false
@@ -104,6 +105,9 @@ final class Snapshot {
   }
 
   var isValid: Bool { invalidity == nil && store != nil }
+
+  /// Whether requests are served.
+  var isServing: Bool { isValid && !isClosing }
 
   /// Whether origin writes have to wait for its copies.
   var wantsCopies: Bool { isActive && isValid && merge == nil }
@@ -131,7 +135,7 @@ final class Snapshot {
         .valid
       }
     return SnapshotStatus(
-      condition: condition, allocated: store?.allocated ?? .zero, total: cow.sectorCount,
+      condition: condition, allocated: store?.allocated ?? .zero, total: cow.wholeSectorCount,
       metadata: store?.metadata ?? .zero, exceptions: completed.count,
       exceptionMemory: completed.byteCount, held: isHolding ? waitingForRoom : 0)
   }
@@ -141,10 +145,12 @@ final class Snapshot {
     _ operation: IOFailure.Operation, _ name: String, _ sectors: Range<Sector>?
   ) -> IOFailure {
     let reason =
-      invalidity.map { "the snapshot is invalid: \($0)" }
-      ?? (isOverflowed
-        ? "the snapshot has overflowed: it can only be read"
-        : "the store is another snapshot's")
+      isClosing
+      ? "the snapshot is being removed"
+      : invalidity.map { "the snapshot is invalid: \($0)" }
+        ?? (isOverflowed
+          ? "the snapshot has overflowed: it can only be read"
+          : "the store is another snapshot's")
     return IOFailure(operation, name, sectors, errno: .ioError, detail: reason)
   }
 }

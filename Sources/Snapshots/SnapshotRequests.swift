@@ -11,7 +11,7 @@ extension Origin {
   func read(
     _ snapshot: Snapshot, _ name: String, _ sectors: Range<Sector>, into buffer: IOBuffer
   ) async throws(IOFailure) {
-    guard snapshot.isValid else { throw snapshot.refusal(.read, name, sectors) }
+    guard snapshot.isServing else { throw snapshot.refusal(.read, name, sectors) }
     snapshot.requests.add(1)
     defer { snapshot.requests.remove(1) }
     let pieces = snapshot.pieces(of: sectors)
@@ -59,7 +59,7 @@ extension Origin {
   ) async throws(IOFailure) {
     var left = [data.sectors]
     while !left.isEmpty {
-      guard snapshot.isValid, !snapshot.isOverflowed else {
+      guard snapshot.isServing, !snapshot.isOverflowed else {
         throw snapshot.refusal(.write, name, data.sectors)
       }
       let plan = SnapshotWritePlan(snapshot, left)
@@ -120,7 +120,7 @@ extension Origin {
     guard snapshot.parameters.discardZeroesCow else {
       throw IOFailure(.discard, name, sectors, errno: .notSupported)
     }
-    guard snapshot.isValid, !snapshot.isOverflowed else {
+    guard snapshot.isServing, !snapshot.isOverflowed else {
       throw snapshot.refusal(.discard, name, sectors)
     }
     snapshot.requests.add(1)
@@ -168,7 +168,7 @@ extension Origin {
   func blockStatus(
     _ snapshot: Snapshot, _ name: String, _ sectors: Range<Sector>, limit: Int
   ) async throws(IOFailure) -> [BlockExtent] {
-    guard snapshot.isValid else { throw snapshot.refusal(.blockStatus, name, sectors) }
+    guard snapshot.isServing else { throw snapshot.refusal(.blockStatus, name, sectors) }
     var extents: [BlockExtent] = []
     for piece in snapshot.pieces(of: sectors) where extents.count < limit {
       let device = piece.cow == nil ? underlying : snapshot.cow

@@ -1,5 +1,6 @@
 import BlockIO
 import BlockIOTesting
+import DeviceMapperTesting
 import Testing
 
 /// The devices of the tests can become larger.

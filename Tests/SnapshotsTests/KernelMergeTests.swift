@@ -1,5 +1,6 @@
 import BlockIO
 import BlockIOTesting
+import DeviceMapperTesting
 import Snapshots
 import Testing
 
@@ -19,7 +20,7 @@ import Testing
     let vectors = try KernelVectors.named(name)
     let sum = try Self.snapshot(of: vectors)
     try simulate { loop in
-      let machine = try await VectorMachine(
+      let machine = try VectorMachine(
         vectors, vectors.imagesAfter(vectors.stage("merge")), on: loop)
       let origin = try Origin(machine.disk("origin"), on: loop)
       let events = Locked<[SnapshotEvent]>([])
@@ -50,13 +51,13 @@ import Testing
     let sum = try Self.snapshot(of: vectors)
     try simulate { loop in
       let take = try vectors.stage("take")
-      let machine = try await VectorMachine(vectors, vectors.imagesAfter(take), on: loop)
-      try await machine.replay(vectors.stage("merge"))
+      let machine = try VectorMachine(vectors, vectors.imagesAfter(take), on: loop)
+      #expect(try await machine.replay(vectors.stage("merge")) == [])
       try await machine.mapper.create(
         "snap", ["0 1024 snapshot /dev/vda /dev/vdb P 16"], isReadOnly: true)
       try await machine.expectContents(of: "/dev/mapper/snap", sha256: sum)
       try await machine.mapper.remove("snap")
-      try await machine.replay(vectors.stage("finish"))
+      #expect(try await machine.replay(vectors.stage("finish")) == [])
       let finished = try vectors.imagesAfter(vectors.stage("finish"))
       #expect(try machine.differences(from: finished).isEmpty)
     }
@@ -67,7 +68,7 @@ import Testing
     let vectors = try KernelVectors.named("merge-failed")
     let sum = try Self.snapshot(of: vectors)
     try simulate { loop in
-      let machine = try await VectorMachine(
+      let machine = try VectorMachine(
         vectors, vectors.imagesAfter(vectors.stage("take")), on: loop)
       try await machine.mapper.create(
         "broken", ["0 512 linear /dev/vda 0", "512 512 error"], isReadOnly: false)

@@ -1,36 +1,20 @@
 import BlockIO
 import BlockIOTesting
+import DeviceMapperTesting
 import Snapshots
 import Testing
 
 /// Stores that a real kernel wrote are read as it reads them, and what it did is done again to the
 /// same bytes and the same words.
 @Suite struct KernelVectorTests {
-  /// A stage of a case.
-  struct StageOf: CustomTestStringConvertible, Sendable {
-    let vectors: KernelVectors.Case
-    let stage: KernelVectors.Stage
-
-    var testDescription: String { "\(vectors.name) \(stage.name)" }
-
-    /// Whether the kernel was cut off in it, at a moment that hangs on timing.
-    var endsWithCrash: Bool { stage.ops.contains { $0.op == "crash" } }
-
-    static func all() throws -> [StageOf] {
-      try KernelVectors.cases().flatMap { vectors in
-        vectors.stages.map { StageOf(vectors: vectors, stage: $0) }
-      }
-    }
-  }
-
   @Test func allCasesAreThere() throws {
-    let cases = try KernelVectors.cases()
+    let cases = try KernelVectors.cases(.snapshots)
     #expect(cases.count == 15)
     #expect(cases.flatMap(\.stages).count == 36)
   }
 
   /// The fixtures describe the images; what is made from them is what the kernel wrote.
-  @Test(arguments: try KernelVectors.cases())
+  @Test(arguments: try KernelVectors.cases(.snapshots))
   func imagesAreTheKernels(_ vectors: KernelVectors.Case) throws {
     var sums: [String: String] = [:]
     for stage in vectors.stages where stage.scratch != true {
@@ -49,12 +33,12 @@ import Testing
 
   /// Every stage's images give what the kernel read from the devices before it removed them; the
   /// device of a lost snapshot fails.
-  @Test(arguments: try StageOf.all())
-  func storesAreRead(_ place: StageOf) throws {
+  @Test(arguments: try KernelVectors.places(.snapshots))
+  func storesAreRead(_ place: KernelVectors.Place) throws {
     try simulate { loop in
       let (vectors, stage) = (place.vectors, place.stage)
       let images = try vectors.imagesAfter(stage)
-      let machine = try await VectorMachine(vectors, images, on: loop)
+      let machine = try VectorMachine(vectors, images, on: loop)
       for operation in stage.ops where operation.op == "create" {
         var words = try #require(operation.table?.first).split(separator: " ").map(String.init)
         guard words[2] == "snapshot", let name = operation.name else { continue }
@@ -101,16 +85,16 @@ import Testing
 
   /// The operations of every stage that the kernel could bring to its end, on the images with
   /// which it began, give the same answers and the same images.
-  @Test(arguments: try StageOf.all().filter { !$0.endsWithCrash })
-  func replays(_ place: StageOf) throws {
+  @Test(arguments: try KernelVectors.places(.snapshots).filter { !$0.endsWithCrash })
+  func replays(_ place: KernelVectors.Place) throws {
     try simulate { loop in
       let (vectors, stage) = (place.vectors, place.stage)
       let before = try vectors.imagesBefore(stage)
-      let machine = try await VectorMachine(vectors, before, on: loop)
-      try await machine.replay(stage)
+      let machine = try VectorMachine(vectors, before, on: loop)
+      #expect(try await machine.replay(stage) == [])
       let after = stage.scratch == true ? before : try vectors.imagesAfter(stage)
       let found = try machine.differences(from: after)
-      #expect(found == Self.differences[place.testDescription, default: [:]])
+      #expect(found == Self.differences[place.description, default: [:]])
     }
   }
 
@@ -129,7 +113,7 @@ import Testing
         let offset = exceptionOffset(chunkSectors: 16, index: index) + part
         images["cow"]?[offset] ^= 1
         let seen = try simulate { [images] loop -> [UInt8]? in
-          let machine = try await VectorMachine(vectors, images, on: loop)
+          let machine = try VectorMachine(vectors, images, on: loop)
           do {
             try await machine.mapper.create(
               "snap", ["0 2048 snapshot /dev/vda /dev/vdb P 16"], isReadOnly: true)

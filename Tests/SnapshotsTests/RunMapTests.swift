@@ -1,4 +1,5 @@
 import BlockIOTesting
+import DeviceMapperTesting
 import Testing
 
 @testable import Snapshots

@@ -1,5 +1,6 @@
 import BlockIO
 import BlockIOTesting
+import DeviceMapperTesting
 import Testing
 
 /// The checks of the simulation find what is planted.

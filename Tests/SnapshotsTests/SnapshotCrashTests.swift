@@ -1,5 +1,6 @@
 import BlockIO
 @testable import BlockIOTesting
+import DeviceMapperTesting
 import Testing
 
 /// A loss of power at every single write, zeroing, discard and flush of some runs.

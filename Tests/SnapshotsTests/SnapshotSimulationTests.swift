@@ -1,5 +1,6 @@
 import BlockIO
 @testable import BlockIOTesting
+import DeviceMapperTesting
 import Testing
 
 /// Thousands of random runs of an origin and its snapshots, each checked sector by sector.

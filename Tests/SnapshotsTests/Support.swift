@@ -1,38 +1,7 @@
 import BlockIO
 import BlockIOTesting
+import DeviceMapperTesting
 import Snapshots
-import Testing
-
-extension BlockDevice {
-  /// What `sectors` read as.
-  func contents(_ sectors: Range<Sector>) async throws -> [UInt8] {
-    let pages = try PagePool.lend(holding: sectors.length)
-    let buffer = pages.buffer.slice(.zero, sectors.length)
-    try await read(sectors, into: buffer)
-    var bytes = [UInt8](repeating: 0, count: buffer.byteCount)
-    buffer.store(into: &bytes)
-    return bytes
-  }
-
-  /// Writes `bytes` from `first` on.
-  func put(_ bytes: [UInt8], at first: Sector, options: WriteOptions = []) async throws {
-    let count = Sector(holding: UInt64(bytes.count))
-    let pages = try PagePool.lend(holding: count)
-    let buffer = pages.buffer.slice(.zero, count)
-    buffer.load(from: bytes)
-    try await write(first..<first + count, from: buffer, options: options)
-  }
-
-  /// Writes the pattern of a label.
-  func put(_ label: String, _ sectors: Range<Sector>) async throws {
-    try await put(Pattern(label).bytes(sectors), at: sectors.lowerBound)
-  }
-}
-
-/// The content of sectors under several labels.
-func patterns(_ runs: (String, Range<Sector>)...) -> [UInt8] {
-  runs.flatMap { Pattern($0.0).bytes($0.1) }
-}
 
 extension SnapshotParameters {
   /// A persistent snapshot with chunks of that many sectors.
@@ -42,11 +11,8 @@ extension SnapshotParameters {
 }
 
 extension MemoryDevice {
-  /// All that it holds.
-  var image: [UInt8] { contents(0..<sectorCount) }
-
   /// Where it holds something else than `expected`, which has its size.
   func mismatch(with expected: [UInt8]) -> ContentMismatch? {
-    ContentMismatch(image, expected: expected, from: 0)
+    ContentMismatch(contents(0..<sectorCount), expected: expected, from: 0)
   }
 }

@@ -59,6 +59,9 @@ final class DirtyLog {
     recovering = RegionBits(count: regionCount)
   }
 
+  /// Regions that are to be called clean with the next flush.
+  var awaitingFlush: Set<Region> { idle }
+
   /// How many regions are in sync.
   var syncCount: UInt64 { sync.setCount }
   var isInSync: Bool { syncCount == regionCount }
@@ -75,25 +78,17 @@ final class DirtyLog {
     guard let disk else { return nil }
     var problem: String?
     var bits: (found: RegionBits, count: UInt64)?
-    if policy == .asLogged {
-      do throws(IOFailure) {
-        bits = try await disk.read()
-        wasFound = bits != nil
-      } catch {
-        problem = error.description
-        fail(error.description)
-      }
-    } else {
-      await disk.prepare()
+    do throws(IOFailure) {
+      if policy == .asLogged { bits = try await disk.read() } else { try await disk.prepare() }
+      wasFound = bits != nil
+    } catch {
+      problem = error.description
+      fail(error.description)
     }
     // Regions that the log doesn't know are out of sync, unless all are said to be in sync.
     var known = bits?.found ?? RegionBits(count: regionCount)
     let knownCount = min(regionCount, bits?.count ?? 0)
-    var region = Region(knownCount)
-    while region.rawValue < regionCount {
-      known[region] = policy == .nosync
-      region = region.advanced(by: 1)
-    }
+    known.set(Region(knownCount)..<Region(regionCount), to: policy == .nosync)
     clean = known
     sync = known
     recovering = RegionBits(count: regionCount)
@@ -124,6 +119,9 @@ final class DirtyLog {
     if !clean[region] { idle.insert(region) }
   }
 
+  /// Whether the region's bit is set, or about to be.
+  func isClean(_ region: Region) -> Bool { clean[region] || idle.contains(region) }
+
   /// Whether the region may be read from any leg.
   func isInSync(_ region: Region) -> Bool { sync[region] }
 
@@ -151,6 +149,12 @@ final class DirtyLog {
       return first..<end
     }
     return nil
+  }
+
+  /// Gives back what ``nextRecoveryWork(_:)`` gave out and nobody has begun.
+  func putBack(_ regions: Range<Region>) {
+    for region in regions { recovering[region] = false }
+    cursor = min(cursor, regions.lowerBound)
   }
 
   /// Looks at all regions once more, those included whose recovery has failed.
@@ -205,7 +209,7 @@ final class DirtyLog {
     let mustFlush = isDirtied
     do throws(IOFailure) {
       isDirtied = false
-      try await disk.writeChanges(clean)
+      try await disk.writeChanges(disk.takeChanges(clean))
     } catch {
       isDirtied = isDirtied || mustFlush
       return fail(error.description)
@@ -217,10 +221,8 @@ final class DirtyLog {
   private func stopCleaning() {
     mayClean = false
     idle = []
-    for region in Region(0)..<Region(regionCount) where clean[region] {
-      clean[region] = false
-      disk?.noteChange(of: region)
-    }
+    clean = RegionBits(count: regionCount)
+    disk?.noteAllChanged()
     isDirtied = true
   }
 

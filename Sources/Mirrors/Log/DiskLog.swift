@@ -29,13 +29,7 @@ final class DiskLog {
   ///   something else.
   /// - Throws: when it can't be read, or is of an unknown version.
   func read() async throws(IOFailure) -> (found: RegionBits, count: UInt64)? {
-    do throws(IOFailure) {
-      try await device.read(.zero..<geometry.length, into: buffer)
-    } catch {
-      // What couldn't be read is made anew as a whole.
-      buffer.clear()
-      throw error
-    }
+    try await prepare()
     let header = LogHeader(buffer)
     guard header.magic == LogHeader.magic else { return nil }
     guard header.version == 1 || header.version == LogHeader.version else {
@@ -46,12 +40,14 @@ final class DiskLog {
     return (geometry.bits(buffer), header.regionCount)
   }
 
-  /// Reads what is kept, if that can be read.
-  func prepare() async {
+  /// Reads what is kept, whatever the bits are.
+  func prepare() async throws(IOFailure) {
     do throws(IOFailure) {
       try await device.read(.zero..<geometry.length, into: buffer)
     } catch {
+      // What couldn't be read is made anew as a whole.
       buffer.clear()
+      throw error
     }
   }
 
@@ -68,18 +64,26 @@ final class DiskLog {
     }
   }
 
+  func noteAllChanged() { changed = Set(0..<geometry.blockCount) }
+
   func noteChange(of region: Region) { changed.insert(geometry.block(of: region)) }
 
-  /// Writes the blocks that have changed. Not flushed.
-  func writeChanges(_ bits: RegionBits) async throws(IOFailure) {
+  /// Puts the blocks that have changed into the buffer, for ``writeChanges(_:)``. Apart from it, so
+  /// that nobody holds the bits while they are written: marking one would copy all of them.
+  func takeChanges(_ bits: RegionBits) -> [Int] {
     let blocks = changed.sorted()
     changed = []
+    for block in blocks { geometry.encode(bits, blocks: block..<block + 1, into: buffer) }
+    return blocks
+  }
+
+  /// Writes these blocks, ascending. Not flushed.
+  func writeChanges(_ blocks: [Int]) async throws(IOFailure) {
     var index = 0
     while index < blocks.count {
       var end = index + 1
       while end < blocks.count, blocks[end] == blocks[end - 1] + 1 { end += 1 }
       let range = blocks[index]..<blocks[end - 1] + 1
-      geometry.encode(bits, blocks: range, into: buffer)
       let sectors = geometry.sectors(ofBlocks: range)
       do throws(IOFailure) {
         try await device.write(

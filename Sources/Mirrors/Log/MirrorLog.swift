@@ -35,7 +35,7 @@ public struct MirrorLog: Sendable {
       throw .state("'\(device.name)' is for \(count) regions, more than there can be")
     }
     let geometry = LogGeometry(regionCount: count, block: device.limits.logicalBlock)
-    guard geometry.length <= device.sectorCount else {
+    guard geometry.length <= device.wholeSectorCount else {
       throw .logTooSmall(
         name: device.name, sectors: device.sectorCount, needed: geometry.length)
     }
@@ -43,10 +43,24 @@ public struct MirrorLog: Sendable {
       let pages = try PagePool.lend(holding: geometry.length)
       let buffer = pages.buffer.slice(.zero, geometry.length)
       try await device.read(.zero..<geometry.length, into: buffer)
-      bits = geometry.bits(buffer)
+      var bits = geometry.bits(buffer)
+      // Of regions behind those it was written for it says nothing.
+      if let known = self.regionCount, known < count {
+        bits.set(Region(known)..<Region(count), to: false)
+      }
+      self.bits = bits
     } catch {
       throw .io(error)
     }
+  }
+
+  /// Refuses a log that isn't for a mirror of `regionCount` regions: with another region size every
+  /// bit of it would mean something else.
+  public func checkFits(_ regionCount: UInt64, name: String) throws(MirrorError) {
+    guard let known = self.regionCount, known != regionCount else { return }
+    throw .state(
+      "'\(name)' was written for \(known) regions, and the mirror has \(regionCount): is it its"
+        + " log, and the region size right?")
   }
 
   /// How many regions were looked at.
@@ -58,11 +72,11 @@ public struct MirrorLog: Sendable {
   /// Whether a region is clean.
   public func isClean(_ region: Region) -> Bool { bits[region] }
 
-  /// The regions that aren't clean, as runs.
-  public var dirtyRuns: [Range<Region>] {
+  /// The first `limit` runs of regions that aren't clean.
+  public func dirtyRuns(limit: Int = .max) -> [Range<Region>] {
     var runs: [Range<Region>] = []
     var next: Region = 0
-    while let first = bits.firstClear(from: next) {
+    while runs.count < limit, let first = bits.firstClear(from: next) {
       var end = first.advanced(by: 1)
       while end.rawValue < bits.count, !bits[end] { end = end.advanced(by: 1) }
       runs.append(first..<end)
@@ -73,22 +87,31 @@ public struct MirrorLog: Sendable {
 
   /// The header; nil when there is something else.
   private static func header(of device: any BlockDevice) async throws(MirrorError) -> LogHeader? {
+    let header = try await anyHeader(of: device)
+    return header.magic == LogHeader.magic ? header : nil
+  }
+
+  /// What is in the place of the header.
+  private static func anyHeader(
+    of device: any BlockDevice
+  ) async throws(MirrorError) -> LogHeader {
     let block = Sector(holding: UInt64(device.limits.logicalBlock))
-    guard device.sectorCount >= block else { return nil }
+    guard device.sectorCount >= block else {
+      throw .logTooSmall(name: device.name, sectors: device.sectorCount, needed: block)
+    }
     do throws(IOFailure) {
       let pages = try PagePool.lend(holding: block)
       let buffer = pages.buffer.slice(.zero, block)
       try await device.read(.zero..<block, into: buffer)
-      let header = LogHeader(buffer)
-      return header.magic == LogHeader.magic ? header : nil
+      return LogHeader(buffer)
     } catch {
       throw .io(error)
     }
   }
 
-  /// How long a log device must be.
-  public static func length(regionCount: UInt64, on device: any BlockDevice) -> Sector {
-    LogGeometry(regionCount: regionCount, block: device.limits.logicalBlock).length
+  /// How long a log device with blocks of so many bytes must be.
+  public static func length(regionCount: UInt64, block: Int) -> Sector {
+    LogGeometry(regionCount: regionCount, block: block).length
   }
 
   /// Makes a new log, durable when this returns.
@@ -97,17 +120,24 @@ public struct MirrorLog: Sendable {
   ///   - device: where.
   ///   - regionCount: for how many regions.
   ///   - isInSync: whether all legs count as the same.
-  ///   - overwrites: whether a log may be there already.
+  ///   - overwrites: whether a log, or something else, may be there already. Otherwise the first
+  ///     four bytes must be zero.
   public static func create(
     on device: any BlockDevice, regionCount: UInt64, isInSync: Bool, overwrites: Bool = false
   ) async throws(MirrorError) {
     let geometry = LogGeometry(regionCount: regionCount, block: device.limits.logicalBlock)
-    guard geometry.length <= device.sectorCount else {
+    guard geometry.length <= device.wholeSectorCount else {
       throw .logTooSmall(
         name: device.name, sectors: device.sectorCount, needed: geometry.length)
     }
-    if !overwrites, try await header(of: device) != nil {
-      throw .state("'\(device.name)' holds a mirror log already")
+    if !overwrites {
+      let found = try await anyHeader(of: device)
+      guard found.magic != LogHeader.magic else {
+        throw .state("'\(device.name)' holds a mirror log already")
+      }
+      guard found.magic == 0 else {
+        throw .state("'\(device.name)' holds something else: its first four bytes aren't zero")
+      }
     }
     do throws(IOFailure) {
       let log = try DiskLog(device, regionCount: regionCount)

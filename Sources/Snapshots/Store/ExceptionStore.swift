@@ -42,7 +42,7 @@ final class TransientStore: ExceptionStore {
   var sizeForNext: Sector { chunkSize.sectors(of: nextFree).upperBound }
 
   func allocate() -> CowChunk? {
-    guard sizeForNext <= device.sectorCount else { return nil }
+    guard sizeForNext <= device.wholeSectorCount else { return nil }
     defer { nextFree = nextFree.advanced(by: 1) }
     return nextFree
   }

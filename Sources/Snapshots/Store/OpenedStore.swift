@@ -47,7 +47,7 @@ struct OpenedStore {
     if let rule = StoreLoader.objection(to: size, cow: cow, origin: origin) {
       throw .chunkSize("a chunk size of \(size.sectors.rawValue) sectors: \(rule)")
     }
-    guard size.wholeChunks(in: cow.sectorCount) >= 2 else {
+    guard size.wholeChunks(in: cow.wholeSectorCount) >= 2 else {
       throw .damaged(
         StoreDamage(
           device: cow.name, offset: cow.byteCount, reason: .truncated(chunksNeeded: 2)))

@@ -83,7 +83,7 @@ final class PersistentStore: ExceptionStore {
   }
 
   func allocate() -> CowChunk? {
-    guard sizeForNext <= device.sectorCount, nextFree.rawValue < Exception.chunkLimit else {
+    guard sizeForNext <= device.wholeSectorCount, nextFree.rawValue < Exception.chunkLimit else {
       return nil
     }
     defer { nextFree = geometry.dataChunk(from: nextFree.advanced(by: 1)) }

@@ -95,6 +95,23 @@ struct StoreGeometry: Hashable, Sendable {
     1 + count + (count + UInt64(exceptionsPerArea)) / UInt64(exceptionsPerArea)
   }
 
+  /// How many more chunks fit onto a device of `total` chunks if `next` is the next one and the
+  /// begun area `number` holds `entries` exceptions. The exception that fills an area needs the
+  /// next area, too.
+  func room(from next: CowChunk, area number: UInt64, entries: Int, total: UInt64) -> UInt64 {
+    var (next, number, entries, count) = (next.rawValue, number, entries, 0 as UInt64)
+    while next < total {
+      let left = UInt64(exceptionsPerArea - entries)
+      let end = area(number + 1).rawValue
+      // Chunks up to the next area's place, or up to the end.
+      let here = min(total, max(end, next)) - next
+      if here < left || end >= total { return count + min(here, left - 1) }
+      count += left
+      (next, number, entries) = (max(end, next + left) + 1, number + 1, 0)
+    }
+    return count
+  }
+
   /// The byte on the device at which an entry begins.
   func byteOffset(area number: UInt64, index: Int) -> UInt64 {
     chunkSize.start(of: area(number)).bytes + UInt64(index * Exception.byteCount)

@@ -68,7 +68,7 @@ public struct StoreInspection: Sendable {
     of cow: any BlockDevice, origin: (any BlockDevice)? = nil, on loop: IOLoop
   ) async throws(SnapshotError) {
     if let origin, origin.identity == cow.identity { throw .originIsCow(cow.name) }
-    let loader = StoreLoader(device: cow, origin: origin, loop: loop)
+    let loader = StoreLoader(device: cow, origin: origin, loop: loop, keepsEntries: false)
     var damages: [StoreDamage] = []
     var omitted = 0
     let loaded = try await loader.load { (damage) throws(SnapshotError) in
@@ -84,13 +84,18 @@ public struct StoreInspection: Sendable {
     areaCount = loaded.area + 1
     let next = geometry.dataChunk(from: loaded.nextFree)
     allocated = chunkSize.start(of: next)
-    total = cow.sectorCount
+    total = cow.wholeSectorCount
     metadata = chunkSize.sectors * (loaded.area + 2)
+    freeChunks =
+      loaded.isValid
+      ? geometry.room(
+        from: next, area: loaded.area, entries: loaded.entryCount,
+        total: geometry.chunkSize.wholeChunks(in: total)) : 0
     originCount = origin?.sectorCount
     findings =
       damages.sorted { $0.offset < $1.offset }.map {
         Finding(severity: .error, offset: $0.offset, text: $0.reason.description)
-      } + Self.remarks(on: loaded, next: next, cow)
+      } + Self.remarks(on: loaded, next: next, freeChunks)
     omittedFindings = omitted
   }
 
@@ -103,10 +108,10 @@ public struct StoreInspection: Sendable {
   public var memoryByteCount: Int { exceptions.byteCount }
 
   /// How many more chunks can be copied before the COW device is full.
-  public var freeChunks: UInt64 { chunkSize.wholeChunks(in: total - min(total, allocated)) }
+  public let freeChunks: UInt64
 
   private static func remarks(
-    on loaded: LoadedStore, next: CowChunk, _ cow: any BlockDevice
+    on loaded: LoadedStore, next: CowChunk, _ freeChunks: UInt64
   ) -> [Finding] {
     let geometry = loaded.geometry
     var remarks: [Finding] = []
@@ -120,12 +125,11 @@ public struct StoreInspection: Sendable {
       remarks.append(
         Finding(
           severity: .warning,
-          offset: geometry.byteOffset(area: loaded.area, index: loaded.entries.count),
+          offset: geometry.byteOffset(area: loaded.area, index: loaded.entryCount),
           text: "something lies behind the end of the list: left by a loss of power, or from "
             + "before; cleared here before the list grows"))
     }
-    let end = geometry.chunkSize.sectors(of: next).upperBound
-    if loaded.isValid, end > cow.sectorCount {
+    if loaded.isValid, freeChunks == 0 {
       remarks.append(
         Finding(
           severity: .warning, offset: geometry.chunkSize.start(of: next).bytes,

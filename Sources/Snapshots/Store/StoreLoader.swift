@@ -10,6 +10,7 @@ struct LoadedStore {
   /// The area that isn't full yet, and what it holds.
   var area: UInt64 = 0
   var entries: [Exception] = []
+  var entryCount = 0
   /// The first chunk behind all that are used.
   var nextFree = StoreGeometry.firstDataChunk
   /// Whether there is anything but zeros behind the end of the list in its area: entries that
@@ -23,6 +24,8 @@ struct StoreLoader {
   /// The device that the exceptions are for, where it is known.
   let origin: (any BlockDevice)?
   let loop: IOLoop
+  /// Whether the entries of the last area are wanted, and not only their number.
+  var keepsEntries = true
 
   /// Reads at once: kernels read ahead 12 areas.
   private static let window = 16
@@ -38,7 +41,7 @@ struct StoreLoader {
   /// Reads the header; nil when the device is a new one: its first four bytes are zero.
   func header() async throws(SnapshotError) -> (StoreHeader, StoreGeometry)? {
     let block = Sector(holding: UInt64(device.limits.logicalBlock))
-    guard device.sectorCount >= block else { throw damage(0, .truncated(chunksNeeded: 2)) }
+    guard device.wholeSectorCount >= block else { throw damage(0, .truncated(chunksNeeded: 2)) }
     let pages = try Self.reserve(block)
     let buffer = pages.buffer.slice(.zero, block)
     try await read(.zero..<block, into: buffer).get()
@@ -58,7 +61,7 @@ struct StoreLoader {
       throw damage(12, .chunkSize(header.chunkSectors, rule: rule))
     }
     let geometry = StoreGeometry(chunkSize: size)
-    guard size.wholeChunks(in: device.sectorCount) >= 2 else {
+    guard size.wholeChunks(in: device.wholeSectorCount) >= 2 else {
       throw damage(device.byteCount, .truncated(chunksNeeded: 2))
     }
     return (header, geometry)
@@ -93,7 +96,7 @@ struct StoreLoader {
     var store = LoadedStore(geometry: geometry, isValid: header.isValid)
     guard header.isValid else { return store }
     var reading = Reading(
-      geometry: geometry, device: device,
+      geometry: geometry, device: device, keepsEntries: keepsEntries,
       originChunks: origin.map { origin in
         let chunks: Range<OriginChunk> = geometry.chunkSize.chunks(
           touching: .zero..<origin.sectorCount)
@@ -125,6 +128,7 @@ struct StoreLoader {
     store.exceptions = reading.exceptions
     store.area = reading.area
     store.entries = reading.entries
+    store.entryCount = reading.entryCount
     store.nextFree = reading.nextFree
     store.hasRemains = reading.hasRemains
     return store
@@ -194,7 +198,7 @@ private struct AreaPiece: Sendable {
   ) -> [AreaPiece] {
     var pieces: [AreaPiece] = []
     var piece = self
-    while pieces.count < count, piece.sectors(in: geometry).upperBound <= device.sectorCount {
+    while pieces.count < count, piece.sectors(in: geometry).upperBound <= device.wholeSectorCount {
       pieces.append(piece)
       piece = piece.next(in: geometry)
     }
@@ -207,9 +211,11 @@ private struct Reading {
   let geometry: StoreGeometry
   let device: any BlockDevice
   let originChunks: UInt64?
+  let keepsEntries: Bool
 
   var exceptions = RunMap()
   var entries: [Exception] = []
+  var entryCount = 0
   var area: UInt64 = 0
   var nextFree = StoreGeometry.firstDataChunk
   var hasRemains = false
@@ -231,8 +237,11 @@ private struct Reading {
     let offset: UInt64
   }
 
-  init(geometry: StoreGeometry, device: any BlockDevice, originChunks: UInt64?) {
+  init(
+    geometry: StoreGeometry, device: any BlockDevice, keepsEntries: Bool, originChunks: UInt64?
+  ) {
     self.geometry = geometry
+    self.keepsEntries = keepsEntries
     self.device = device
     self.originChunks = originChunks
   }
@@ -248,7 +257,8 @@ private struct Reading {
         if exception.old.rawValue != 0 || exception.new.rawValue != 0 { hasRemains = true }
         continue
       }
-      entries.append(exception)
+      entryCount += 1
+      if keepsEntries { entries.append(exception) }
       let offset = geometry.byteOffset(area: piece.area, index: base + index)
       if let reason = check(exception) {
         try handle(StoreDamage(device: device.name, offset: offset, reason: reason))
@@ -263,6 +273,7 @@ private struct Reading {
     } else {
       area += 1
       entries.removeAll(keepingCapacity: true)
+      entryCount = 0
     }
   }
 
@@ -289,7 +300,8 @@ private struct Reading {
   /// What is wrong with an exception, apart from its being one too many for its chunk.
   private mutating func check(_ exception: Exception) -> StoreDamage.Reason? {
     let new = exception.new.rawValue
-    let cowChunks = min(geometry.chunkSize.wholeChunks(in: device.sectorCount), RunMap.Run.limit)
+    let cowChunks = min(
+      geometry.chunkSize.wholeChunks(in: device.wholeSectorCount), RunMap.Run.limit)
     if new >= cowChunks { return .beyondCow(exception) }
     if geometry.isMetadata(exception.new) { return .inMetadata(exception) }
     if exception.old.rawValue >= min(originChunks ?? .max, RunMap.Run.limit) {

@@ -1,5 +1,6 @@
 import BlockIO
 import BlockIOTesting
+import DeviceMapperTesting
 
 /// What origin and snapshots may show, sector by sector, given everything that was asked of them
 /// and answered so far. Device 0 is the origin, 1 the first snapshot.

@@ -1,5 +1,6 @@
 import BlockIO
 import BlockIOTesting
+import DeviceMapperTesting
 import Snapshots
 
 /// Everything one simulated run does with an origin and its snapshots. Drawn from a seed by

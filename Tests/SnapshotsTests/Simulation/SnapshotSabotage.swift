@@ -1,5 +1,6 @@
 import BlockIO
 import BlockIOTesting
+import DeviceMapperTesting
 
 /// Faults planted into a run, to see that the checks find them. The flags say whether it is the
 /// origin's disk.

@@ -1,5 +1,6 @@
 import BlockIO
 @testable import BlockIOTesting
+import DeviceMapperTesting
 import Kcopyd
 import Synchronization
 

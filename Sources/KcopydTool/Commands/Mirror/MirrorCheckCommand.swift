@@ -44,25 +44,39 @@ struct MirrorCheckCommand: AsyncParsableCommand {
     // A mirror in memory in which everything counts as the same: nothing is copied by itself.
     let mirror = try options.mirror(legs, log: nil, sync: .nosync, on: loop)
     try await mirror.resume()
-    let result = await mirror.compare(repairs: repair, skipping: dirty)
+    let result = await Self.untilInterrupted { [dirty] in
+      await mirror.compare(repairs: repair, skipping: dirty)
+    }
+    if repair {
+      do throws(IOFailure) { try await mirror.flush() } catch { throw Refusal(error.description) }
+    }
     await mirror.suspend()
     try report(result, dirty, legs)
+    if result.compared + dirty.sectorCount + result.outOfSync.sectorCount < mirror.sectorCount {
+      Output.note("interrupted: \(result.compared.rawValue) sectors were compared")
+      throw Ended(status: 130)
+    }
+  }
+
+  /// Runs a task that an interruption cancels: it ends in order then.
+  private static func untilInterrupted<R: Sendable>(
+    _ body: @escaping @Sendable () async -> R
+  ) async -> R {
+    let interruption = Interruption()
+    let task = Task { await body() }
+    interruption.handle { task.cancel() }
+    return await task.value
   }
 
   private func dirtySectors(
     _ log: FileDevice, of legs: [FileDevice]
   ) async throws(Refusal) -> RangeSet<Sector> {
-    let region = try regionSize(options.region)
+    let region = try regionSize(options.region).sectors
     let length = legs.map(\.sectorCount).min() ?? .zero
     var dirty = RangeSet<Sector>()
-    do throws(MirrorError) {
-      let found = try await MirrorLog(of: log, regionCount: region.count(in: length))
-      for run in found.dirtyRuns {
-        let start = region.sectors * run.lowerBound.rawValue
-        dirty.insert(start..<min(length, start + region.sectors * UInt64(run.count)))
-      }
-    } catch {
-      throw Refusal(error.description)
+    for run in try await options.readLog(log, of: legs).dirtyRuns() {
+      let start = region * run.lowerBound.rawValue
+      dirty.insert(start..<min(length, start + region * UInt64(run.count)))
     }
     return dirty
   }

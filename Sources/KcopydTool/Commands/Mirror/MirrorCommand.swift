@@ -51,6 +51,23 @@ struct MirrorOptions: ParsableArguments {
     return try [log].openAll(isWritable: isWritable, force: force, on: loop)[0]
   }
 
+  /// How many regions a mirror of these legs has.
+  func regionCount(_ legs: [FileDevice]) throws(Refusal) -> UInt64 {
+    try regionSize(region).count(in: legs.map(\.sectorCount).min() ?? .zero)
+  }
+
+  /// Reads the log; refuses what is no log, or one of another mirror.
+  func readLog(_ log: FileDevice, of legs: [FileDevice]) async throws(Refusal) -> MirrorLog {
+    let count = try regionCount(legs)
+    do throws(MirrorError) {
+      let found = try await MirrorLog(of: log, regionCount: count)
+      try found.checkFits(count, name: log.name)
+      return found
+    } catch {
+      throw Refusal(error.description)
+    }
+  }
+
   /// A mirror of the legs, not resumed.
   func mirror(
     _ devices: [FileDevice], log: FileDevice?, sync: MirrorParameters.SyncPolicy? = nil,

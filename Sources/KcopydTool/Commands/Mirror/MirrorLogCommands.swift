@@ -63,7 +63,7 @@ struct MirrorCreateLogCommand: AsyncParsableCommand {
 
   private func make(_ count: UInt64, on loop: IOLoop) throws(Refusal) -> FileDevice {
     // Whole pages, so that it can be used on disks with large blocks, too.
-    let bytes = (1024 + (count + 63) / 64 * 8 + 4095) / 4096 * 4096
+    let bytes = MirrorLog.length(regionCount: count, block: 4096).bytes
     do throws(IOFailure) {
       return try FileDevice.create(log, byteCount: bytes, on: loop)
     } catch {
@@ -129,7 +129,9 @@ struct MirrorInfoCommand: AsyncParsableCommand {
     } catch {
       throw Refusal(error.description)
     }
-    let runs = found.dirtyRuns
+    // A log with every second region dirty would fill the memory as a list.
+    let limit = json ? 1 << 20 : 9
+    let runs = found.dirtyRuns(limit: limit)
     if json {
       return Output.say(
         try encodeJSON(
@@ -160,7 +162,7 @@ struct MirrorInfoCommand: AsyncParsableCommand {
           ? "\($0.lowerBound.rawValue)"
           : "\($0.lowerBound.rawValue)–\($0.upperBound.rawValue - 1)"
       }
-      let more = runs.count > 8 ? " and \(runs.count - 8) more runs" : ""
+      let more = runs.count > 8 ? " and more" : ""
       rows.append(["to be copied", shown.joined(separator: ", ") + more])
     }
     Output.say(Format.table(rows))

@@ -25,6 +25,8 @@ struct MirrorSyncCommand: AsyncParsableCommand {
     let log = try options.openLog(isWritable: true, on: loop)
     let legs = try options.open(isWritable: true, on: loop)
     let mirror = try options.mirror(legs, log: log, sync: all ? .sync : nil, on: loop)
+    // Of what is no log of this mirror the mirror would make one, and copy everything.
+    if let log { _ = try await options.readLog(log, of: legs) }
     let run = MirrorRun(mirror: mirror, title: "syncing", quiet: options.quiet || options.json)
     let outcome = try await run.recover(interruption)
     try report(outcome, options.json, options.quiet) {
@@ -45,20 +47,25 @@ struct MirrorRun {
     let duration: Duration
     let wasInterrupted: Bool
 
-    var isInSync: Bool { status.regionsInSync == status.regionCount }
+    /// Whether all legs are the same, durably, and the log says so.
+    var isInSync: Bool {
+      status.regionsInSync == status.regionCount && status.log.letter == "A"
+    }
   }
 
   /// Resumes the mirror, waits until all is copied that can be, and suspends it: all durable then.
   func recover(_ interruption: Interruption) async throws(Refusal) -> Outcome {
     let clock = ContinuousClock()
     let begin = clock.now
-    interruption.handle { Task { await mirror.suspend() } }
     try await resume()
+    // Behind it: what is suspended before would be resumed.
+    interruption.handle { Task { await mirror.suspend() } }
     let before = await mirror.status.regionsInSync
     let display = Task { await show(since: begin, from: before) }
     await mirror.waitForRecovery()
-    let status = await mirror.status
     await mirror.suspend()
+    // The end of it included: the last flushes can fail, too.
+    let status = await mirror.status
     display.cancel()
     await display.value
     return Outcome(
@@ -106,6 +113,7 @@ private struct RecoveryDocument: Encodable {
   let copied: UInt64
   let seconds: Double
   let legs: [Leg]
+  let log: String
 }
 
 /// Prints what a recovery came to and ends with the status it makes.
@@ -121,7 +129,8 @@ func report(
             ? "in sync" : outcome.wasInterrupted ? "interrupted" : "errors",
           regions: status.regionCount, inSync: status.regionsInSync, copied: outcome.copied,
           seconds: Double(outcome.duration.nanoseconds) / 1e9,
-          legs: status.legs.map { .init(path: $0.name, status: String($0.letter)) })))
+          legs: status.legs.map { .init(path: $0.name, status: String($0.letter)) },
+          log: String(status.log.letter))))
   }
   guard outcome.isInSync else {
     let place = "\(status.regionsInSync) of \(status.regionCount) regions are in sync"
@@ -129,9 +138,10 @@ func report(
       if !json { Output.note("interrupted: \(place), durable; the same command goes on") }
       throw Ended(status: 130)
     }
-    let failed = status.legs.filter { $0.letter != "A" }.map { "'\($0.name)' (\($0.letter))" }
-    Output.complain(
-      "\(place); failed: \(failed.joined(separator: ", ")): F flush, D write, S copy, R read")
+    var failed = status.legs.filter { $0.letter != "A" }.map { "'\($0.name)' (\($0.letter))" }
+    if status.log.letter != "A" { failed.append("the log (\(status.log.letter))") }
+    let reasons = failed.isEmpty ? "" : "; failed: \(failed.joined(separator: ", "))"
+    Output.complain("\(place)\(reasons) – F flush, D write or log, S copy, R read")
     throw Ended(status: 1)
   }
   if !json, !quiet {

@@ -89,11 +89,12 @@ private struct MovePlan {
   let target: FileDevice
   let log: FileDevice
   private let statePath: String
-  private let isNew: Bool
 
   /// Says in the state file – between header and bits of the log, which leave that place alone –
   /// what is being moved.
   private static let labelSector: Range<Sector> = 1..<2
+  /// What of a state file is written first.
+  private static let head: Range<Sector> = 0..<2
 
   /// Opens or makes destination and state. A destination that exists is written over only if it
   /// belongs to the state.
@@ -101,7 +102,7 @@ private struct MovePlan {
     _ source: FileDevice, to path: String, state: String, force: Bool, on loop: IOLoop
   ) throws(Refusal) {
     let exists = FileManager.default.fileExists(atPath: path)
-    isNew = !FileManager.default.fileExists(atPath: state)
+    let isNew = !FileManager.default.fileExists(atPath: state)
     statePath = state
     if isSameFile(state, path) || isSameFile(state, source.name) {
       throw Refusal("--state: '\(state)' is one of the devices")
@@ -168,15 +169,16 @@ private struct MovePlan {
   func prepareLog(region: Sector, _ source: FileDevice) async throws(Refusal) {
     let label = Self.label(source, target)
     do throws(IOFailure) {
-      let pages = try PagePool.lend(holding: 1)
-      let buffer = pages.buffer.slice(.zero, 1)
-      if isNew {
-        buffer.clear()
+      let pages = try PagePool.lend(holding: Self.head.length)
+      let head = pages.buffer.slice(0, Self.head.length)
+      try await log.read(Self.head, into: head)
+      let buffer = head.slice(1, 1)
+      // Nothing is there either when the first attempt was killed before it came to this.
+      if head.isZero {
         buffer.load(from: label)
         try await log.write(Self.labelSector, from: buffer)
         return try await log.flush()
       }
-      try await log.read(Self.labelSector, into: buffer)
       var found = [UInt8](repeating: 0, count: 512)
       buffer.store(into: &found)
       if found != label {

@@ -97,7 +97,7 @@ struct SnapshotCreateCommand: AsyncParsableCommand {
       if case .foreignMagic = damage.reason {
         "'\(cow)' holds something else: its first four bytes aren't zero; --overwrite ends it"
       } else {
-        "\(error); --overwrite ends it"
+        error.description
       }
     default: error.description
     }

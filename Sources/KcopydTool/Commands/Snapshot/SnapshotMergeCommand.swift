@@ -58,8 +58,9 @@ struct SnapshotMergeCommand: AsyncParsableCommand {
     let clock = ContinuousClock()
     let begin = clock.now
     let display = Task { await show(merge, of: before, since: begin) }
-    interruption.handle { Task { await merge.suspend() } }
     try await merge.resume()
+    // Behind it: what is suspended before would be resumed.
+    interruption.handle { Task { await merge.suspend() } }
     await merge.waitUntilEnded()
     display.cancel()
     await display.value

@@ -1,7 +1,7 @@
 /// SHA-256 of FIPS 180-4, to compare images with the sums that came with them.
-enum SHA256 {
+package enum SHA256 {
   /// The sum in hexadecimal digits.
-  static func hex(_ bytes: [UInt8]) -> String {
+  package static func hex(_ bytes: [UInt8]) -> String {
     var message = bytes
     message.append(0x80)
     message.append(contentsOf: repeatElement(0, count: (120 - message.count % 64) % 64))

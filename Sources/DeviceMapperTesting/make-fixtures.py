@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Derives the fixtures of KernelVectorTests from a folder of kernel vectors.
+"""Derives the fixtures of the tests against kernel vectors from a folder of kernel vectors.
 
     make-fixtures.py VECTORS [FIXTURES]
 
@@ -15,7 +15,8 @@ import struct
 import sys
 
 SECTOR = 512
-KINDS = ("snap-", "merge-")
+BITS = 1024  # where the bits of a mirror log begin
+KINDS = ("snap-", "merge-", "mirror-")
 CASE_KEYS = ("name", "about", "deterministic", "devices", "images")
 LINE = re.compile(rb"([^\n]+?) sector (\d+)\n")
 
@@ -57,8 +58,8 @@ def runs_of(image):
     return [run[:3] if run[3] == run[0] else run for run in runs]
 
 
-def build(sectors, runs, store=None):
-    """The image that runs and the metadata of a store describe."""
+def build(sectors, runs, store=None, log=None):
+    """The image that runs and the metadata of a store or a mirror log describe."""
     image = bytearray(sectors * SECTOR)
     for first, count, label, *number in runs:
         start = number[0] if number else first
@@ -72,27 +73,50 @@ def build(sectors, runs, store=None):
             start = (1 + area * stride) * chunk
             for index, (old, new) in enumerate(exceptions):
                 struct.pack_into("<QQ", image, start + 16 * index, old, new)
+    if log:
+        struct.pack_into("<4sIQ", image, 0, b"rRiM", 2, log["regions"])
+        bits = bytes.fromhex(log["bits"])
+        image[BITS : BITS + len(bits)] = bits
     return bytes(image)
+
+
+def store_of(metadata):
+    assert metadata["magic"] == "SnAp" and metadata["version"] == 1
+    return {key: metadata[key] for key in ("valid", "chunk_size", "exceptions")}
+
+
+def log_of(metadata, image, runs):
+    """Count of regions, and the bytes from the first bit to the last byte that isn't as it was:
+    words that a mirror grown shorter no longer needs included."""
+    assert metadata["magic"] == "rRiM" and metadata["version"] == 2
+    before = build(len(image) // SECTOR, runs)
+    end = max(index for index in range(len(image)) if image[index] != before[index]) + 1
+    log = {"regions": metadata["nr_regions"], "bits": image[BITS:end].hex()}
+    assert log["bits"].startswith(metadata["bitset"])
+    return log
 
 
 def reduced_image(folder, case, stage, name, info):
     """What the tests need of an image; those of data are in the case's `contents`."""
     reduced = {"sha256": info["sha256"]}
-    sectors = case["images"][name]["sectors"]
-    store = None
-    if "metadata" in info:
-        metadata = info["metadata"]
-        assert metadata["magic"] == "SnAp" and metadata["version"] == 1
-        store = {key: metadata[key] for key in ("valid", "chunk_size", "exceptions")}
-    if "file" in info:
-        image = gzip.decompress((folder / info["file"]).read_bytes())
-        assert len(image) == sectors * SECTOR
-        runs = runs_of(image) if store else case["contents"][info["sha256"]]
-        where = f"{case['name']} {stage['name']} {name}"
-        assert build(sectors, runs, store) == image, f"{where}: not what was described"
-        assert hashlib.sha256(image).hexdigest() == info["sha256"], where
-        if store:
-            reduced |= {"store": store, "runs": runs}
+    if "file" not in info:
+        return reduced
+    image = gzip.decompress((folder / info["file"]).read_bytes())
+    kind, sectors = (case["images"][name][key] for key in ("kind", "sectors"))
+    assert len(image) == sectors * SECTOR
+    store = log = None
+    if kind == "cow":
+        runs, store = runs_of(image), store_of(info["metadata"])
+        reduced |= {"store": store, "runs": runs}
+    elif kind == "log":
+        runs = case["images"][name]["initial"]
+        log = log_of(info["metadata"], image, runs)
+        reduced |= {"log": log}
+    else:
+        runs = case["contents"][info["sha256"]]
+    where = f"{case['name']} {stage['name']} {name}"
+    assert build(sectors, runs, store, log) == image, f"{where}: not what was described"
+    assert hashlib.sha256(image).hexdigest() == info["sha256"], where
     return reduced
 
 

@@ -1,11 +1,14 @@
 import BlockIO
 import BlockIOTesting
+import Mirrors
 import Snapshots
 
-/// As much of `dmsetup` as the vectors use, over devices in memory.
-final class DeviceMapper {
+/// As much of `dmsetup` as the vectors use, over devices of a test.
+package final class DeviceMapper {
   /// The disks by path.
-  private let disks: [String: MemoryDevice]
+  private let disks: [String: any BlockDevice]
+  /// How mirrors behave.
+  private let conduct: MirrorParameters.Conduct
   private let loop: IOLoop
   private var mapped: [String: Mapped] = [:]
   /// One for each device that has snapshots, by its path.
@@ -13,14 +16,17 @@ final class DeviceMapper {
 
   private struct Mapped {
     let number: Int
-    let lines: [TableLine]
-    let target: Target
+    var lines: [TableLine]
+    var target: Target
+    /// What takes the target's place when the device is resumed.
+    var reloaded: (lines: [TableLine], target: Target)?
   }
 
   private enum Target {
     case snapshot(SnapshotDevice)
     case merge(MergeDevice)
     case origin(OriginDevice)
+    case mirror(MirrorDevice)
     case segments(SegmentDevice)
 
     var device: any BlockDevice {
@@ -28,6 +34,7 @@ final class DeviceMapper {
       case .snapshot(let device): device
       case .merge(let device): device
       case .origin(let device): device
+      case .mirror(let device): device
       case .segments(let device): device
       }
     }
@@ -53,15 +60,18 @@ final class DeviceMapper {
     var head: String { "\(sectors.lowerBound.rawValue) \(sectors.length.rawValue) \(target) " }
   }
 
-  init(_ disks: [String: MemoryDevice], on loop: IOLoop) {
+  package init(
+    _ disks: [String: any BlockDevice], mirrors conduct: MirrorParameters.Conduct, on loop: IOLoop
+  ) {
     self.disks = disks
+    self.conduct = conduct
     self.loop = loop
   }
 
   // MARK: Devices
 
   /// The device of a path.
-  func device(_ path: String) throws -> any BlockDevice {
+  package func device(_ path: String) throws -> any BlockDevice {
     if let disk = disks[path] { return disk }
     return try find(name(path)).target.device
   }
@@ -89,16 +99,28 @@ final class DeviceMapper {
   // MARK: Commands
 
   /// Makes a device and resumes it.
-  func create(_ name: String, _ table: [String], isReadOnly: Bool) async throws {
+  package func create(_ name: String, _ table: [String], isReadOnly: Bool) async throws {
     let lines = try table.map(TableLine.init)
     let number = (0...).first { number in !mapped.values.contains { $0.number == number } }
     let target = try await target(name, lines, isReadOnly: isReadOnly)
     mapped[name] = Mapped(number: number ?? 0, lines: lines, target: target)
+    try await start(target)
+  }
+
+  private func start(_ target: Target) async throws {
     switch target {
     case .snapshot(let device): try await device.resume()
     case .merge(let device): try await device.resume()
+    case .mirror(let device): try await device.resume()
     case .origin, .segments: break
     }
+  }
+
+  /// Gives a device another table, from its next resume on.
+  package func reload(_ name: String, _ table: [String]) async throws {
+    let lines = try table.map(TableLine.init)
+    let target = try await target(name, lines, isReadOnly: false)
+    mapped[name]?.reloaded = (lines, target)
   }
 
   private func target(
@@ -110,15 +132,23 @@ final class DeviceMapper {
     case "snapshot", "snapshot-merge":
       let origin = try origin(line.words[0])
       let disk = try device(line.words[1])
-      let cow = isReadOnly ? SegmentDevice(readOnly: disk) : disk
+      let cow = isReadOnly ? SegmentDevice(readOnly: disk, on: loop) : disk
       let parameters = try SnapshotParameters(words: Array(line.words.dropFirst(2)))
       let length = line.sectors.length
       return line.target == "snapshot"
         ? .snapshot(
           try await origin.addSnapshot(cow: cow, parameters: parameters, sectorCount: length))
         : .merge(try await origin.addMerge(cow: cow, parameters: parameters, sectorCount: length))
+    case "mirror":
+      var table = try MirrorTable(words: line.words, length: line.sectors.length)
+      table.parameters.conduct = conduct
+      return .mirror(
+        try MirrorDevice(
+          legs: try table.legs.map { MirrorLeg(try device($0.device), offset: $0.offset) },
+          log: try table.log.map(device), sectorCount: line.sectors.length,
+          parameters: table.parameters, name: name, on: loop))
     default:
-      return .segments(SegmentDevice(name, try lines.map(segment)))
+      return .segments(SegmentDevice(name, try lines.map(segment), on: loop))
     }
   }
 
@@ -126,15 +156,18 @@ final class DeviceMapper {
     switch line.target {
     case "linear", "delay":
       guard let first = UInt64(line.words[1]) else { throw CheckFailure("no sector") }
+      // A delay has device, first sector and milliseconds of reads, then those of writes.
+      let delay = line.target == "delay" ? line.words.dropFirst(5).first : nil
       return SegmentDevice.Segment(
-        sectors: line.sectors, target: (try device(line.words[0]), Sector(first)))
+        sectors: line.sectors, target: (try device(line.words[0]), Sector(first)),
+        writeDelay: .milliseconds(delay.flatMap { Int($0) } ?? 0))
     case "error": return SegmentDevice.Segment(sectors: line.sectors, target: nil)
     default: throw CheckFailure("unknown target '\(line.target)'")
     }
   }
 
   /// What `dmsetup table` prints.
-  func table(_ name: String) async throws -> String {
+  package func table(_ name: String) async throws -> String {
     let found = try find(name)
     let line = found.lines[0]
     switch found.target {
@@ -143,6 +176,13 @@ final class DeviceMapper {
     case .merge(let device):
       return line.head + (try devices(line)) + " " + (await device.tableWords)
     case .origin: return line.head + (try number(line.words[0]))
+    case .mirror:
+      var table = try MirrorTable(words: line.words, length: line.sectors.length)
+      for index in table.legs.indices {
+        table.legs[index].device = try number(table.legs[index].device)
+      }
+      table.log = try table.log.map(number)
+      return line.head + table.words
     case .segments: throw CheckFailure("no table of '\(name)'")
     }
   }
@@ -152,47 +192,80 @@ final class DeviceMapper {
   }
 
   /// What `dmsetup status` prints.
-  func status(_ name: String) async throws -> String {
+  package func status(_ name: String) async throws -> String {
     let found = try find(name)
     let head = found.lines[0].head
     switch found.target {
     case .snapshot(let device): return head + (await device.status.line)
     case .merge(let device): return head + (await device.status.line)
+    case .mirror(let device):
+      return head + (await device.status).line { (try? number($0)) ?? "no number for '\($0)'" }
     case .origin, .segments: return head
     }
   }
 
-  func suspend(_ name: String) async throws {
+  /// - Parameter isNoFlush: whether requests that can't be done now are to be done by what takes
+  ///   the device's place.
+  package func suspend(_ name: String, isNoFlush: Bool = false) async throws {
     switch try find(name).target {
     case .snapshot(let device): await device.suspend()
     case .merge(let device): await device.suspend()
+    case .mirror(let device): await device.suspend(requeuing: isNoFlush)
     case .origin, .segments: break  // Resuming a snapshot makes its origin stand still by itself.
     }
   }
 
-  func resume(_ name: String) async throws {
-    switch try find(name).target {
-    case .snapshot(let device): try await device.resume()
-    case .merge(let device): try await device.resume()
-    case .origin, .segments: break
+  package func resume(_ name: String) async throws {
+    var found = try find(name)
+    if let (lines, target) = found.reloaded {
+      (found.lines, found.target, found.reloaded) = (lines, target, nil)
+      mapped[name] = found
     }
+    try await start(found.target)
   }
 
-  func remove(_ name: String) async throws {
+  package func remove(_ name: String) async throws {
     switch try find(name).target {
     case .snapshot(let device): await device.remove()
     case .merge(let device): await device.remove()
+    case .mirror(let device): await device.suspend()
     case .origin, .segments: break
     }
     mapped[name] = nil
   }
 
+  /// Ends everything where power has failed: nothing reaches the disks any more.
+  package func abandon() async {
+    for name in mapped.keys.sorted() { try? await remove(name) }
+  }
+
   /// Waits until the merge of that name is at its end, and returns its status.
-  func waitForMerge(_ name: String) async throws -> String {
+  package func waitForMerge(_ name: String) async throws -> String {
     guard case .merge(let device) = try find(name).target else {
       throw CheckFailure("'\(name)' is no merge")
     }
     await device.waitUntilEnded()
     return try await status(name)
+  }
+
+  /// Waits until as many regions of a mirror are in sync as `until` says, looking as often as a
+  /// script would, and returns its status.
+  package func waitForMirror(_ name: String, until: String) async throws -> String {
+    guard case .mirror(let device) = try find(name).target else {
+      throw CheckFailure("'\(name)' is no mirror")
+    }
+    for _ in 0..<10_000 {
+      await loop.sleep(for: .milliseconds(10))
+      let status = await device.status
+      let isSo =
+        switch until {
+        case "n == of": status.regionsInSync == status.regionCount
+        case "n < of": status.regionsInSync < status.regionCount
+        case "n >= 30": status.regionsInSync >= 30
+        default: throw CheckFailure("unknown condition '\(until)'")
+        }
+      if isSo { return try await self.status(name) }
+    }
+    throw CheckFailure("'\(name)': \(try await status(name)), not \(until)")
   }
 }

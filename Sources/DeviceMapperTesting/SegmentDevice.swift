@@ -2,22 +2,26 @@ import BlockIO
 import SystemPackage
 
 /// Pieces of other devices one behind the other, some of which fail everything: what tables of
-/// `linear`, `delay` – here without the delay – and `error` lines make.
-final class SegmentDevice: BlockDevice {
-  struct Segment: Sendable {
+/// `linear`, `delay` and `error` lines make.
+package final class SegmentDevice: BlockDevice {
+  package struct Segment: Sendable {
     let sectors: Range<Sector>
     /// The device behind it and its first sector there; nil: every request fails.
     let target: (device: any BlockDevice, first: Sector)?
+    /// How long writes are held back.
+    var writeDelay = Duration.zero
   }
 
-  let name: String
-  let limits: DeviceLimits
+  package let name: String
+  package let limits: DeviceLimits
   private let segments: [Segment]
+  private let loop: IOLoop
 
   /// A device of segments that follow each other.
-  init(_ name: String, _ segments: [Segment], isReadOnly: Bool = false) {
+  package init(_ name: String, _ segments: [Segment], isReadOnly: Bool = false, on loop: IOLoop) {
     self.name = name
     self.segments = segments
+    self.loop = loop
     var limits = DeviceLimits()
     limits.supportsFUA = true
     limits.isReadOnly = isReadOnly
@@ -25,14 +29,14 @@ final class SegmentDevice: BlockDevice {
   }
 
   /// A device as it is, but read-only.
-  convenience init(readOnly device: any BlockDevice) {
+  package convenience init(readOnly device: any BlockDevice, on loop: IOLoop) {
     let all = Segment(sectors: 0..<device.sectorCount, target: (device, 0))
-    self.init(device.name, [all], isReadOnly: true)
+    self.init(device.name, [all], isReadOnly: true, on: loop)
   }
 
-  var sectorCount: Sector { segments.last?.sectors.upperBound ?? .zero }
+  package var sectorCount: Sector { segments.last?.sectors.upperBound ?? .zero }
 
-  func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
+  package func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
     try check(sectors, for: .read)
     for (part, segment) in parts(of: sectors) {
       guard let target = segment.target else {
@@ -44,7 +48,7 @@ final class SegmentDevice: BlockDevice {
     }
   }
 
-  func write(
+  package func write(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure) {
     try check(sectors, for: .write)
@@ -55,13 +59,14 @@ final class SegmentDevice: BlockDevice {
       guard let target = segment.target else {
         throw IOFailure(.write, name, part, errno: .ioError)
       }
+      if segment.writeDelay > .zero { await loop.sleep(for: segment.writeDelay) }
       try await target.device.write(
         part.shifted(by: target.first, from: segment.sectors.lowerBound),
         from: buffer.slice(part.lowerBound - sectors.lowerBound, part.length), options: options)
     }
   }
 
-  func flush() async throws(IOFailure) {
+  package func flush() async throws(IOFailure) {
     for segment in segments { try await segment.target?.device.flush() }
   }
 

@@ -2,18 +2,19 @@
 
 extension [UInt8] {
   /// Puts a number to a byte offset, little-endian.
-  mutating func put(_ value: some FixedWidthInteger & BitwiseCopyable, at offset: Int) {
+  package mutating func put(_ value: some FixedWidthInteger & BitwiseCopyable, at offset: Int) {
     let value = value.littleEndian
     withUnsafeMutableBytes { $0.storeBytes(of: value, toByteOffset: offset, as: type(of: value)) }
   }
 
   /// The little-endian number at a byte offset.
-  func number<T: FixedWidthInteger & BitwiseCopyable>(at offset: Int, as type: T.Type) -> T {
+  package func number<T: FixedWidthInteger & BitwiseCopyable>(at offset: Int, as type: T.Type) -> T
+  {
     withUnsafeBytes { T(littleEndian: $0.loadUnaligned(fromByteOffset: offset, as: T.self)) }
   }
 
   /// Puts the header of a store to the beginning.
-  mutating func putHeader(
+  package mutating func putHeader(
     magic: UInt32 = 0x7041_6E53, valid: UInt32 = 1, version: UInt32 = 1, chunkSectors: UInt32
   ) {
     for (index, value) in [magic, valid, version, chunkSectors].enumerated() {
@@ -22,7 +23,7 @@ extension [UInt8] {
   }
 
   /// Puts an entry to its place in an area.
-  mutating func putException(
+  package mutating func putException(
     chunkSectors: UInt32, area: UInt64 = 0, index: Int, old: UInt64, new: UInt64
   ) {
     let offset = exceptionOffset(chunkSectors: chunkSectors, area: area, index: index)
@@ -33,7 +34,7 @@ extension [UInt8] {
 
 /// The byte at which an entry lies: chunk 1 is the first area, and each is followed by the chunks
 /// of its entries.
-func exceptionOffset(chunkSectors: UInt32, area: UInt64 = 0, index: Int) -> Int {
+package func exceptionOffset(chunkSectors: UInt32, area: UInt64 = 0, index: Int) -> Int {
   let chunk = Int(chunkSectors) * 512
   return (1 + Int(area) * (chunk / 16 + 1)) * chunk + 16 * index
 }

@@ -1,10 +1,11 @@
 import BlockIO
 import BlockIOTesting
-import Testing
+
+// Whole contents of devices, as tests write and compare them.
 
 extension BlockDevice {
   /// What `sectors` read as.
-  func contents(_ sectors: Range<Sector>) async throws -> [UInt8] {
+  package func contents(_ sectors: Range<Sector>) async throws -> [UInt8] {
     let pages = try PagePool.lend(holding: sectors.length)
     let buffer = pages.buffer.slice(.zero, sectors.length)
     try await read(sectors, into: buffer)
@@ -14,7 +15,7 @@ extension BlockDevice {
   }
 
   /// Writes `bytes` from `first` on.
-  func put(_ bytes: [UInt8], at first: Sector, options: WriteOptions = []) async throws {
+  package func put(_ bytes: [UInt8], at first: Sector, options: WriteOptions = []) async throws {
     let count = Sector(holding: UInt64(bytes.count))
     let pages = try PagePool.lend(holding: count)
     let buffer = pages.buffer.slice(.zero, count)
@@ -23,12 +24,12 @@ extension BlockDevice {
   }
 
   /// Writes the pattern of a label.
-  func put(_ label: String, _ sectors: Range<Sector>) async throws {
+  package func put(_ label: String, _ sectors: Range<Sector>) async throws {
     try await put(Pattern(label).bytes(sectors), at: sectors.lowerBound)
   }
 }
 
 /// The content of sectors under several labels.
-func patterns(_ runs: (String, Range<Sector>)...) -> [UInt8] {
+package func patterns(_ runs: (String, Range<Sector>)...) -> [UInt8] {
   runs.flatMap { Pattern($0.0).bytes($0.1) }
 }

@@ -11,10 +11,12 @@ let package = Package(
   targets: [
     .target(name: "BareLoops"),
     .executableTarget(
-      name: "snapshot-bench",
+      name: "device-bench",
       dependencies: [
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "BlockIO", package: "kcopyd"),
+        .product(name: "Kcopyd", package: "kcopyd"),
+        .product(name: "Mirrors", package: "kcopyd"),
         .product(name: "Snapshots", package: "kcopyd"),
       ],
       swiftSettings: [.treatAllWarnings(as: .error)]

@@ -107,7 +107,7 @@ extension SnapshotWorld {
     do throws(SnapshotError) {
       let device = try await origin.addSnapshot(
         cow: devices[index + 1], parameters: snapshot.parameters, sectorCount: snapshot.count,
-        onEvent: { self.note($0, of: index) })
+        onEvent: { [weak self] in self?.note($0, of: index) })
       let resume = model.withLock { $0.beginResume() }
       do throws(SnapshotError) {
         try await device.resume()
@@ -154,7 +154,7 @@ extension SnapshotWorld {
     do throws(SnapshotError) {
       let next = try await origin.addSnapshot(
         cow: devices[index + 1], parameters: snapshot.parameters, sectorCount: snapshot.count,
-        onEvent: { self.note($0, of: index) })
+        onEvent: { [weak self] in self?.note($0, of: index) })
       try await next.resume()
       await device.remove()
       setState(index, .live(next))
@@ -176,7 +176,7 @@ extension SnapshotWorld {
     do throws(SnapshotError) {
       let merge = try await origin.addMerge(
         cow: devices[index + 1], parameters: snapshot.parameters, sectorCount: snapshot.count,
-        onEvent: { self.note($0, of: index) })
+        onEvent: { [weak self] in self?.note($0, of: index) })
       model.withLock { $0.beginMerge() }
       try await merge.resume()
       if case .invalid = await merge.status.condition {

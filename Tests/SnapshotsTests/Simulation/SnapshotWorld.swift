@@ -221,7 +221,7 @@ final class SnapshotWorld: Sendable {
     do {
       device = try await origin.addSnapshot(
         cow: devices[index + 1], parameters: snapshot.parameters, sectorCount: snapshot.count,
-        mustExist: true, onEvent: { self.note($0, of: index) })
+        mustExist: true, onEvent: { [weak self] in self?.note($0, of: index) })
       try await device.resume()
     } catch {
       throw CheckFailure("snapshot \(index) can't be opened: \(error)")
@@ -244,7 +244,7 @@ final class SnapshotWorld: Sendable {
     do {
       return try await origin.addMerge(
         cow: devices[index + 1], parameters: snapshot.parameters, sectorCount: snapshot.count,
-        onEvent: { self.note($0, of: index) })
+        onEvent: { [weak self] in self?.note($0, of: index) })
     } catch {
       throw CheckFailure("snapshot \(index) can't be merged: \(error)")
     }

@@ -22,14 +22,15 @@ struct WriteBench {
 
     /// Microseconds per write, and the ratios that count.
     var text: String {
-      var lines = [title, "  bare          \(number(median(bare))) µs"]
-      let one = median(first[1] ?? [])
+      var lines = [title, "  bare          \(number(middle(of: bare))) µs"]
+      let one = middle(of: first[1] ?? [])
       for count in first.keys.sorted() {
-        let firsts = median(first[count] ?? [])
-        let seconds = median(second[count] ?? [])
+        let firsts = middle(of: first[count] ?? [])
+        let seconds = middle(of: second[count] ?? [])
         lines.append(
           "  \(pad(count)) snapshots  first \(number(firsts)) µs (\(number(firsts / one)) × one)"
-            + "  second \(number(seconds)) µs (speed \(number(median(bare) / seconds)) of bare)")
+            + "  second \(number(seconds)) µs (speed \(number(middle(of: bare) / seconds)) of bare)"
+        )
       }
       return lines.joined(separator: "\n") + "\n"
     }

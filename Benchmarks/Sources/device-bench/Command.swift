@@ -5,19 +5,42 @@ import Foundation
 @main
 struct Command: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "snapshot-bench",
-    abstract: "What writes cost while there are snapshots, and how a large store opens.",
-    discussion: """
-      Within one process, on files. Each round does every case in turn; figures are medians. \
-      'First' writes touch a chunk that has to be copied to all snapshots, 'second' writes the same \
-      chunks again, 'bare' is the device without any of this.
-      """)
+    commandName: "device-bench",
+    abstract: "What snapshots and mirrors cost, within one process, on files.",
+    discussion: "Each round does every case in turn; figures are medians.",
+    subcommands: [SnapshotsCommand.self, MirrorsCommand.self])
+}
 
+/// What both are given.
+struct Options: ParsableArguments {
   @Option(help: "A folder on a disk.")
   var disk = "/var/tmp"
 
   @Option(help: "A folder on a tmpfs.")
   var tmpfs = "/dev/shm"
+
+  @Option(help: "Measured rounds.")
+  var runs = 7
+
+  var places: [Place] {
+    [
+      Place(name: "tmpfs", folder: tmpfs, direct: .off),
+      Place(name: "disk, page cache", folder: disk, direct: .off),
+      Place(name: "disk, O_DIRECT", folder: disk, direct: .on),
+    ]
+  }
+}
+
+struct SnapshotsCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "snapshots",
+    abstract: "Writes while there are snapshots, and opening a large store.",
+    discussion: """
+      'First' writes touch a chunk that has to be copied to all snapshots, 'second' writes the same \
+      chunks again, 'bare' is the device without any of this.
+      """)
+
+  @OptionGroup var options: Options
 
   @Option(help: "Chunks that are written in a case.")
   var chunks = 512
@@ -25,34 +48,49 @@ struct Command: AsyncParsableCommand {
   @Option(help: "Sectors of a chunk.")
   var chunkSectors: UInt64 = 32
 
-  @Option(help: "Measured rounds.")
-  var runs = 7
-
   @Option(help: "Exceptions of the large store; 0 leaves it out.")
   var exceptions = 10_000_000
 
   func run() async throws {
     let loop = try IOLoop.start()
-    print("chunks of \(chunkSectors / 2) KiB, writes of 4 KiB, medians of \(runs) rounds\n")
-    for place in [
-      Place(name: "tmpfs", folder: tmpfs, direct: .off),
-      Place(name: "disk, page cache", folder: disk, direct: .off),
-      Place(name: "disk, O_DIRECT", folder: disk, direct: .on),
-    ] {
+    print("chunks of \(chunkSectors / 2) KiB, writes of 4 KiB, medians of \(options.runs) rounds\n")
+    for place in options.places {
       for depth in [1, 32] {
         let bench = WriteBench(
           place: place, depth: depth, chunks: chunks, chunkSectors: Sector(chunkSectors),
           loop: loop)
         do {
-          print(try await bench.run(rounds: runs).text)
+          print(try await bench.run(rounds: options.runs).text)
         } catch {
           print("\(place.name): \(error)\n")
         }
       }
     }
-    if exceptions > 0 {
-      for order in LargeStore.Order.allCases {
-        print(try await LargeStore(count: exceptions, order: order, folder: disk).run(on: loop))
+    guard exceptions > 0 else { return }
+    for order in LargeStore.Order.allCases {
+      let store = LargeStore(count: exceptions, order: order, folder: options.disk)
+      print(try await store.run(on: loop))
+    }
+  }
+}
+
+struct MirrorsCommand: AsyncParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "mirrors", abstract: "A mirror of two legs against one leg and a plain copy.")
+
+  @OptionGroup var options: Options
+
+  @Option(help: "MiB of a leg.")
+  var size: UInt64 = 1024
+
+  func run() async throws {
+    let loop = try IOLoop.start()
+    for place in options.places {
+      let bench = MirrorBench(place: place, size: Sector(size << 11), loop: loop)
+      do {
+        print(try await bench.run(rounds: options.runs))
+      } catch {
+        print("\(place.name): \(error)\n")
       }
     }
   }
@@ -71,7 +109,7 @@ final class Scratch {
 
   init(in folder: String) throws {
     path =
-      "\(folder)/snapshot-bench.\(ProcessInfo.processInfo.processIdentifier)."
+      "\(folder)/device-bench.\(ProcessInfo.processInfo.processIdentifier)."
       + "\(UInt32.random(in: 0 ... .max))"
     try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: false)
   }
@@ -99,7 +137,7 @@ final class Scratch {
 }
 
 /// The middle of some measured values.
-func median(_ values: [Double]) -> Double {
+func middle(of values: [Double]) -> Double {
   let sorted = values.sorted()
   return sorted.isEmpty ? .nan : sorted[sorted.count / 2]
 }

@@ -78,7 +78,8 @@ actor Mirror {
   init(
     legs: [(device: any BlockDevice, offset: Sector)], log: (any BlockDevice)?, name: String,
     sidecar: (any BlockDevice)?, sectorCount: Sector, parameters: MirrorParameters,
-    throttle: Throttle?, on loop: IOLoop, onEvent: @escaping @Sendable (MirrorEvent) -> Void
+    subJob: Sector, throttle: Throttle?, on loop: IOLoop,
+    onEvent: @escaping @Sendable (MirrorEvent) -> Void
   ) throws(MirrorError) {
     self.loop = loop
     self.name = name
@@ -124,7 +125,7 @@ actor Mirror {
       throw .io(error)
     }
     do throws(KcopydError) {
-      client = try KcopydClient(throttle: throttle, on: loop)
+      client = try KcopydClient(subJob: subJob, throttle: throttle, on: loop)
     } catch {
       throw .io(IOFailure(.reservePages, name, errno: .noMemory))
     }

@@ -37,6 +37,7 @@ public final class MirrorDevice: BlockDevice {
   ///   - sectorCount: the length; nil: as long as all legs go.
   ///   - parameters: region size, features, and how far to go beyond the kernel.
   ///   - name: what it is called in messages.
+  ///   - subJob: how much recovery copies in one go; 0: what suits most devices.
   ///   - throttle: slows down recovery, together with all others made with the same one: the
   ///     kernel's `raid1_resync_throttle`.
   ///   - loop: where everything runs.
@@ -44,14 +45,16 @@ public final class MirrorDevice: BlockDevice {
   public init(
     legs: [MirrorLeg], log: (any BlockDevice)?, sidecar: (any BlockDevice)? = nil,
     sectorCount: Sector? = nil,
-    parameters: MirrorParameters, name: String = "mirror", throttle: Throttle? = nil,
+    parameters: MirrorParameters, name: String = "mirror", subJob: Sector = .zero,
+    throttle: Throttle? = nil,
     on loop: IOLoop, onEvent: @escaping @Sendable (MirrorEvent) -> Void = { _ in }
   ) throws(MirrorError) {
     let whole =
       legs.map { $0.device.sectorCount - min($0.offset, $0.device.sectorCount) }.min() ?? .zero
     mirror = try Mirror(
       legs: legs.map { ($0.device, $0.offset) }, log: log, name: name, sidecar: sidecar,
-      sectorCount: sectorCount ?? whole, parameters: parameters, throttle: throttle, on: loop,
+      sectorCount: sectorCount ?? whole, parameters: parameters, subJob: subJob, throttle: throttle,
+      on: loop,
       onEvent: onEvent)
     self.name = name
     byteCount = min(

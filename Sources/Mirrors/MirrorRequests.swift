@@ -40,10 +40,12 @@ extension Mirror {
   private func read(
     _ sectors: Range<Sector>, isInSync: Bool, into buffer: IOBuffer
   ) async throws(IOFailure) {
-    let region = parameters.regionSize.region(of: sectors.lowerBound)
+    let touched = parameters.regionSize.regions(touching: sectors)
+    var isInSync = isInSync
     var tried = Set<Int>()
     var last: IOFailure?
-    while let index = legToRead(isInSync: isInSync, trusted: trustedLeg(of: region), except: tried)
+    while let index = legToRead(
+      isInSync: isInSync, trusted: trustedLeg(of: touched.lowerBound), except: tried)
     {
       let leg = legs[index]
       leg.reads += 1
@@ -58,6 +60,8 @@ extension Mirror {
         last = error
         tried.insert(index)
         if !(isInSync && parameters.conduct.repairsReads) { mark(index, .read, error) }
+        // Meanwhile they may have come into sync, so that the others will do.
+        isInSync = isInSync || touched.allSatisfy { log.isInSync($0) }
       }
     }
     if parameters.conduct.repairsReads, let last {
@@ -170,9 +174,11 @@ extension Mirror {
     let failed = failures.indices.filter { failures[$0] != nil }
     guard !failed.isEmpty else { return }
     if failed.count < legs.count {
-      // Some have given them up and others haven't: those count.
-      distrust(failures.indices.filter { failures[$0] == nil }, in: touched)
-      for region in touched { lose(region) }
+      // Some have given them up and others haven't: not the same any more, and all as good.
+      for region in touched where log.isInSync(region) {
+        setHolders(Set(legs.indices), of: region)
+        lose(region)
+      }
       await saveTrust()
     }
     throw IOFailure(.discard, name, sectors, errno: .notSupported)

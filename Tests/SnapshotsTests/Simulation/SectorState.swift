@@ -1,4 +1,5 @@
 import BlockIO
+import BlockIOTesting
 
 /// What a sector of a device may hold.
 struct SectorState: Sendable {
@@ -89,4 +90,9 @@ extension Array<Version> {
 extension Range<Sector> {
   /// As indices.
   var indices: Range<Int> { Int(lowerBound.rawValue)..<Int(upperBound.rawValue) }
+}
+
+extension Version {
+  /// Stands for what a snapshot shows where nothing of its own was written: its point in time.
+  static let base = Version(rawValue: .max)
 }

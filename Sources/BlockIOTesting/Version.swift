@@ -9,22 +9,25 @@ import BlockIO
 #endif
 
 /// The number of a write: what a sector holds says which one it is from.
-struct Version: Hashable, Comparable, Sendable, CustomStringConvertible {
-  let rawValue: UInt32
+public struct Version: Hashable, Comparable, Sendable, CustomStringConvertible {
+  /// The number.
+  public let rawValue: UInt32
 
-  /// What the origin holds at the beginning.
-  static let initial = Version(rawValue: 1)
-  /// Stands for what a snapshot shows where nothing of its own was written: its point in time.
-  static let base = Version(rawValue: .max)
+  /// The version of that number.
+  public init(rawValue: UInt32) { self.rawValue = rawValue }
 
-  static func < (left: Version, right: Version) -> Bool { left.rawValue < right.rawValue }
+  /// What a device holds at the beginning.
+  public static let initial = Version(rawValue: 1)
 
-  var description: String { self == .base ? "base" : "v\(rawValue)" }
+  public static func < (left: Version, right: Version) -> Bool { left.rawValue < right.rawValue }
+
+  /// `v` and the number.
+  public var description: String { rawValue == .max ? "base" : "v\(rawValue)" }
 
   /// The content of `sectors`: all words of a sector are one, of version and sector. Made and read
   /// with a few operations on memory, since the simulation does that millions of times without the
   /// optimizer.
-  func bytes(_ sectors: Range<Sector>) -> [UInt8] {
+  public func bytes(_ sectors: Range<Sector>) -> [UInt8] {
     let wordCount = Int(sectors.length.bytes) / 8
     let words = [UInt64](unsafeUninitializedCapacity: wordCount) { words, initialized in
       for index in 0..<Int(sectors.length.rawValue) {
@@ -45,14 +48,14 @@ struct Version: Hashable, Comparable, Sendable, CustomStringConvertible {
 }
 
 /// What a sector was found to hold.
-enum Content: Hashable, Sendable {
+public enum Content: Hashable, Sendable {
   case version(Version)
   case zeroes
   /// No content of that sector: torn, corrupt, of another sector.
   case other(UInt64)
 
   /// What the sectors from `first` on hold.
-  static func of(_ bytes: [UInt8], from first: Sector) -> [Content] {
+  public static func of(_ bytes: [UInt8], from first: Sector) -> [Content] {
     var contents: [Content] = []
     contents.reserveCapacity(bytes.count / 512)
     bytes.withUnsafeBytes { bytes in
@@ -65,7 +68,7 @@ enum Content: Hashable, Sendable {
           contents.append(.other(word))
         } else if word == 0 {
           contents.append(.zeroes)
-        } else if word & 0xff_ffff == number, word >> 24 < UInt64(Version.base.rawValue) {
+        } else if word & 0xff_ffff == number, word >> 24 < UInt64(UInt32.max) {
           contents.append(.version(Version(rawValue: UInt32(word >> 24))))
         } else {
           contents.append(.other(word))

@@ -10,6 +10,7 @@ let package = Package(
       name: "kcopyd-interop",
       dependencies: [
         .product(name: "BlockIO", package: "kcopyd"),
+        .product(name: "Mirrors", package: "kcopyd"),
         .product(name: "Snapshots", package: "kcopyd"),
       ],
       swiftSettings: [

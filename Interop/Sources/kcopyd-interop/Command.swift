@@ -4,31 +4,42 @@ import Foundation
 @main
 enum Command {
   private static let usage = """
-    usage: kcopyd-interop list
-           kcopyd-interop make SCENARIO FOLDER
+    usage: kcopyd-interop snapshots|mirrors list
+           kcopyd-interop snapshots|mirrors make SCENARIO FOLDER
 
-    list prints the names of the scenarios. make plays one with the library Snapshots on files in
-    FOLDER, which must be empty: origin.img, cow.img (and cow2.img), and what the kernel must say
-    of them: expected-*.
+    list prints the names of the scenarios. make plays one with the library Snapshots or Mirrors on
+    files in FOLDER, which must be empty: origin.img, cow.img (and cow2.img), or leg0.img, leg1.img,
+    ... and log.img; and writes what the kernel must make of them: expected-*.
 
     """
 
   static func main() async {
     let arguments = Array(CommandLine.arguments.dropFirst())
     switch arguments.first {
-    case "list" where arguments.count == 1:
-      print(Scenario.all.map(\.name).joined(separator: "\n"))
-    case "make" where arguments.count == 3:
-      let name = arguments[1]
-      guard let scenario = Scenario.all.first(where: { $0.name == name }) else {
-        end("'\(name)' is no scenario; see kcopyd-interop list", status: 2)
+    case "snapshots":
+      await run(arguments, Scenario.all.map { ($0.name, $0.make) })
+    case "mirrors":
+      await run(arguments, MirrorScenario.all.map { ($0.name, $0.make) })
+    case "-h", "--help": print(usage, terminator: "")
+    default: end("wrong arguments\n\(usage)", status: 2)
+    }
+  }
+
+  private static func run(
+    _ arguments: [String], _ scenarios: [(name: String, make: (Folder) async throws -> Void)]
+  ) async {
+    switch (arguments.dropFirst().first, arguments.count) {
+    case ("list", 2):
+      print(scenarios.map(\.name).joined(separator: "\n"))
+    case ("make", 4):
+      guard let scenario = scenarios.first(where: { $0.name == arguments[2] }) else {
+        end("'\(arguments[2])' is no scenario of \(arguments[0])", status: 2)
       }
       do {
-        try await scenario.make(in: Folder(path: arguments[2]))
+        try await scenario.make(Folder(path: arguments[3]))
       } catch {
         end("\(scenario.name): \(error)", status: 1)
       }
-    case "-h", "--help": print(usage, terminator: "")
     default: end("wrong arguments\n\(usage)", status: 2)
     }
   }

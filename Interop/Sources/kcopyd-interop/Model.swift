@@ -117,8 +117,8 @@ struct ModelSnapshot {
 }
 
 extension Range<Sector> {
-  /// The parts that lie in one chunk each.
-  fileprivate func split(by chunk: Sector) -> [Range<Sector>] {
+  /// The parts that lie in one chunk, or region, each.
+  func split(by chunk: Sector) -> [Range<Sector>] {
     var parts: [Range<Sector>] = []
     var start = lowerBound
     while start < upperBound {
@@ -131,7 +131,7 @@ extension Range<Sector> {
 }
 
 extension [UInt8] {
-  fileprivate mutating func replace(_ sectors: Range<Sector>, with bytes: some Collection<UInt8>) {
+  mutating func replace(_ sectors: Range<Sector>, with bytes: some Collection<UInt8>) {
     replaceSubrange(Int(sectors.lowerBound.bytes)..<Int(sectors.upperBound.bytes), with: bytes)
   }
 }

@@ -182,12 +182,15 @@ final class TestBed {
   }
 
   private func merge(
-    holdingStep step: Int?, _ body: (MergeDevice, HeldOrigin) async throws -> Void
+    holdingStep step: Int?, _ body: (MergeDevice, HeldDevice) async throws -> Void
   ) async throws {
     try await close()
     let loop = try IOLoop.start()
     defer { loop.stop() }
-    let held = HeldOrigin(try file("origin.img", on: loop), holdingStep: step)
+    // A merge flushes its origin once in each step, after the chunks have been copied and before
+    // their exceptions are cleared: held there, it stands in the middle of that step.
+    let held = HeldDevice(try file("origin.img", on: loop), holding: .flush)
+    if let step { await held.hold(from: step) }
     let cow = try file(Self.cowName(0), on: loop)
     let merge = try await Origin(held, on: loop).addMerge(cow: cow)
     try await merge.resume()

@@ -129,7 +129,7 @@ final class MirrorBed {
     }
     let session = try opened()
     await session.legs[1].hold(from: pieces + 1)
-    await session.mirror.resume()
+    try await session.mirror.resume()
     await session.legs[1].waitUntilHeld(inFlight)
     try await withThrowingTaskGroup { group in
       group.addTask { await session.mirror.suspend() }

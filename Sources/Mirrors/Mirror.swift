@@ -282,22 +282,7 @@ actor Mirror {
   func onAllLegs(
     _ body: @escaping @Sendable (any BlockDevice) async throws(IOFailure) -> Void
   ) async -> [IOFailure?] {
-    await withTaskGroup(of: (Int, IOFailure?).self) { group in
-      for (index, leg) in legs.enumerated() {
-        let device = leg.device
-        group.addTask(executorPreference: loop) {
-          do throws(IOFailure) {
-            try await body(device)
-            return (index, nil)
-          } catch {
-            return (index, error)
-          }
-        }
-      }
-      var failures: [IOFailure?] = legs.map { _ in nil }
-      for await (index, failure) in group { failures[index] = failure }
-      return failures
-    }
+    await onLegs(.zero..<Sector.zero) { device, _ throws(IOFailure) in try await body(device) }
   }
 
   // MARK: Legs

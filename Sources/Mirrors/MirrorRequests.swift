@@ -244,7 +244,7 @@ extension Mirror {
   }
 
   /// Does something to the same sectors of all legs at once.
-  private func onLegs(
+  func onLegs(
     _ sectors: Range<Sector>,
     _ body: @escaping @Sendable (any BlockDevice, Range<Sector>) async throws(IOFailure) -> Void
   ) async -> [IOFailure?] {

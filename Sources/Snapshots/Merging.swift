@@ -79,7 +79,10 @@ extension Origin {
     guard let store = snapshot.store as? PersistentStore else { return false }
     let exceptions = Array(try await store.tail(mergeStepCount(snapshot)))
     guard !exceptions.isEmpty else { return false }
-    let extents = snapshot.mergeExtents(of: exceptions)
+    // Only what the snapshot shows: what lies behind its end in its last chunk has not been copied
+    // for it when it changed.
+    let extents = snapshot.extents(
+      of: exceptions.sorted { $0.old < $1.old }, upTo: snapshot.sectorCount)
     for extent in extents { await preserve(extent.origin, mayStandBack: false) }
     for extent in extents { merge.merging.insert(extent.origin) }
     for extent in extents { await merge.cowWrites.drain(extent.origin) }
@@ -237,27 +240,5 @@ extension Origin {
       try await snapshot.cow.flush()
     }
     try await underlying.flush()
-  }
-}
-
-extension Snapshot {
-  /// Where these exceptions – in the order of the store – go to on the origin; neighbours joined.
-  /// Only what the snapshot shows: what lies behind its end in its last chunk has not been copied
-  /// for it when it changed.
-  fileprivate func mergeExtents(of exceptions: [Exception]) -> [FanOut.Extent] {
-    var extents: [FanOut.Extent] = []
-    for exception in exceptions.sorted(by: { $0.old < $1.old }) {
-      let origin = originSectors(of: exception.old).clamped(to: .zero..<sectorCount)
-      let cow = chunkSize.start(of: exception.new)
-      guard !origin.isEmpty else { continue }
-      if let last = extents.last, last.origin.upperBound == origin.lowerBound,
-        last.cow + last.origin.length == cow
-      {
-        extents[extents.count - 1].origin = last.origin.lowerBound..<origin.upperBound
-      } else {
-        extents.append(FanOut.Extent(origin: origin, cow: cow))
-      }
-    }
-    return extents
   }
 }

@@ -293,12 +293,19 @@ extension Snapshot {
     chunkSize.chunks(touching: sectors).compactMap { pending[$0] }
   }
 
-  /// What is to be copied for these exceptions, neighbours joined; ascending.
+  /// What is to be copied for exceptions under way, neighbours joined; ascending.
   func extents(of exceptions: [PendingException]) -> [FanOut.Extent] {
+    extents(of: exceptions.lazy.map(\.exception), upTo: origin.sectorCount)
+  }
+
+  /// Where the chunks of these exceptions – ascending on the origin – are on both devices, up to
+  /// `end` of the origin; neighbours joined.
+  func extents(of exceptions: some Sequence<Exception>, upTo end: Sector) -> [FanOut.Extent] {
     var extents: [FanOut.Extent] = []
-    for pending in exceptions {
-      let origin = originSectors(of: pending.exception.old)
-      let cow = chunkSize.start(of: pending.exception.new)
+    for exception in exceptions {
+      let origin = chunkSize.sectors(of: exception.old).clamped(to: .zero..<end)
+      let cow = chunkSize.start(of: exception.new)
+      guard !origin.isEmpty else { continue }
       if let last = extents.last, last.origin.upperBound == origin.lowerBound,
         last.cow + last.origin.length == cow
       {

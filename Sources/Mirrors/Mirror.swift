@@ -315,6 +315,8 @@ actor Mirror {
 final class RegionState {
   /// Writes.
   var writes = 0
+  /// Whether one of them has been acknowledged that is on a single leg.
+  var isOnOneLeg = false
   /// Whether it is being copied, or compared: writes wait.
   var isRecovering = false
   let changed = Gate()

@@ -220,11 +220,15 @@ extension Mirror {
       for region in touched { setHolders([index], of: region) }
       await saveTrust()
       do throws(IOFailure) {
-        return try await body(leg.device, leg.sectors(of: sectors))
+        try await body(leg.device, leg.sectors(of: sectors))
+        for region in touched { state(of: region).isOnOneLeg = true }
+        return
       } catch {
         mark(index, .write, error)
-        // It was never acknowledged: what the others have is still as good as before.
-        for (region, others) in zip(touched, before) {
+        // It was never acknowledged: what the others have is still as good as before – unless
+        // another write meanwhile went to this leg alone.
+        for (region, others) in zip(touched, before)
+        where state(of: region).writes == 1 && !state(of: region).isOnOneLeg {
           restoreHolders(others.subtracting([index]), of: region, after: index)
         }
         await saveTrust()

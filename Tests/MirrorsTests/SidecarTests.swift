@@ -54,6 +54,32 @@ import Testing
     }
   }
 
+  /// Of two writes to a region out of sync, which go to one leg alone, one fails: the other one is
+  /// nowhere else, and what other legs hold is older.
+  @Test func aFailedWriteDoesNotUndoAnother() throws {
+    try simulate { loop in
+      let (legs, log) = Self.disks(loop)
+      let mirror = try Self.mirror(legs, log, nil, loop)
+      try await mirror.resume()
+      await mirror.waitForRecovery()
+      legs[0].plan.fail(.write, 0..<32)
+      try await mirror.put("first", 0..<4)
+      legs[1].plan.slowDown(8..<9, by: .milliseconds(50))
+      legs[1].plan.fail(.write, 8..<9, times: 1)
+      await withTaskGroup { group in
+        group.addTask(executorPreference: loop) { try? await mirror.put("lost", 8..<9) }
+        group.addTask(executorPreference: loop) { try? await mirror.put("second", 20..<24) }
+      }
+      for leg in legs { leg.plan = FaultPlan() }
+      await loop.sleep(for: .seconds(5))
+      await mirror.waitForRecovery()
+      await mirror.suspend()
+      for leg in legs {
+        #expect(leg.mismatch(from: 20, with: patterns(("second", 20..<24))) == nil)
+      }
+    }
+  }
+
   /// Without a sidecar a mirror can refuse to guess.
   @Test func refusesToGuess() throws {
     try simulate { loop in

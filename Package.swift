@@ -15,6 +15,18 @@ let deque = Target.Dependency.product(name: "DequeModule", package: "swift-colle
 let logging = Target.Dependency.product(name: "Logging", package: "swift-log")
 let arguments = Target.Dependency.product(name: "ArgumentParser", package: "swift-argument-parser")
 
+let crypto = Target.Dependency.product(name: "Crypto", package: "swift-crypto")
+let metrics = Target.Dependency.product(name: "Metrics", package: "swift-metrics")
+let lifecycle = Target.Dependency.product(
+  name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let configuration = Target.Dependency.product(
+  name: "Configuration", package: "swift-configuration")
+let nio: [Target.Dependency] = [
+  .product(name: "NIOCore", package: "swift-nio"),
+  .product(name: "NIOPosix", package: "swift-nio"),
+  .product(name: "NIOSSL", package: "swift-nio-ssl"),
+]
+
 let package = Package(
   name: "kcopyd",
   platforms: [.macOS("26.0")],
@@ -23,6 +35,9 @@ let package = Package(
     .library(name: "Kcopyd", targets: ["Kcopyd"]),
     .library(name: "Snapshots", targets: ["Snapshots"]),
     .library(name: "Mirrors", targets: ["Mirrors"]),
+    .library(name: "Imaging", targets: ["Imaging"]),
+    .library(name: "DeviceMapper", targets: ["DeviceMapper"]),
+    .library(name: "NBD", targets: ["NBD"]),
     .library(name: "libkcopyd", type: .dynamic, targets: ["KcopydABI"]),
     .executable(name: "kcopyd", targets: ["KcopydTool"]),
   ],
@@ -31,6 +46,12 @@ let package = Package(
     .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
     .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
     .package(url: "https://github.com/apple/swift-collections", from: "1.6.0"),
+    .package(url: "https://github.com/apple/swift-crypto", from: "4.5.2"),
+    .package(url: "https://github.com/apple/swift-nio", from: "2.101.2"),
+    .package(url: "https://github.com/apple/swift-nio-ssl", from: "2.37.6"),
+    .package(url: "https://github.com/apple/swift-metrics", from: "2.13.0"),
+    .package(url: "https://github.com/apple/swift-configuration", from: "1.4.0"),
+    .package(url: "https://github.com/swift-server/swift-service-lifecycle", from: "2.13.0"),
   ],
   targets: [
     // Constants and calls of the operating system that Swift's C modules leave out.
@@ -45,6 +66,21 @@ let package = Package(
       swiftSettings: settings),
     .target(
       name: "Mirrors", dependencies: ["Kcopyd", "BlockIO", system, deque],
+      swiftSettings: settings),
+    .target(
+      name: "Imaging", dependencies: ["Kcopyd", "BlockIO", system, crypto],
+      swiftSettings: settings),
+    .target(
+      name: "DeviceMapper", dependencies: ["Snapshots", "Mirrors", "Kcopyd", "BlockIO", system],
+      swiftSettings: settings),
+    .target(
+      name: "NBD", dependencies: ["BlockIO", system, logging] + nio, swiftSettings: settings),
+    .target(
+      name: "Daemon",
+      dependencies: [
+        "DeviceMapper", "NBD", "Snapshots", "Mirrors", "Kcopyd", "BlockIO", system, logging,
+        metrics, lifecycle, configuration,
+      ] + nio,
       swiftSettings: settings),
     .target(
       name: "BlockIOTesting", dependencies: ["BlockIO", system], swiftSettings: settings),
@@ -63,7 +99,8 @@ let package = Package(
     .executableTarget(
       name: "KcopydTool",
       dependencies: [
-        "Mirrors", "Snapshots", "Kcopyd", "BlockIO", "CBlockIO", system, logging, arguments,
+        "Daemon", "DeviceMapper", "NBD", "Imaging", "Mirrors", "Snapshots", "Kcopyd", "BlockIO",
+        "CBlockIO", system, logging, arguments,
       ],
       swiftSettings: settings),
     .testTarget(
@@ -85,6 +122,23 @@ let package = Package(
       dependencies: [
         "Mirrors", "Kcopyd", "BlockIO", "BlockIOTesting", "DeviceMapperTesting", system,
       ],
+      swiftSettings: settings),
+    .testTarget(
+      name: "ImagingTests",
+      dependencies: ["Imaging", "Kcopyd", "BlockIO", "BlockIOTesting", system],
+      swiftSettings: settings),
+    .testTarget(
+      name: "DeviceMapperTests",
+      dependencies: [
+        "DeviceMapper", "Snapshots", "Mirrors", "Kcopyd", "BlockIO", "BlockIOTesting", system,
+      ],
+      swiftSettings: settings),
+    .testTarget(
+      name: "NBDTests", dependencies: ["NBD", "BlockIO", "BlockIOTesting", system] + nio,
+      swiftSettings: settings),
+    .testTarget(
+      name: "DaemonTests",
+      dependencies: ["Daemon", "DeviceMapper", "NBD", "BlockIO", "BlockIOTesting", system] + nio,
       swiftSettings: settings),
     .testTarget(name: "KcopydABITests", dependencies: ["KcopydABI"], swiftSettings: settings),
     .testTarget(

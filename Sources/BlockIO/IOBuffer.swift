@@ -97,6 +97,55 @@ public struct IOBuffer: @unchecked Sendable {
       || (base.load(as: UInt8.self) == 0 && memcmp(base, base + 1, byteCount - 1) == 0)
   }
 
+  /// A piece of a buffer that is all zeros, or is to be taken as data.
+  public struct Run: Hashable, Sendable {
+    /// Counted from the start of the buffer.
+    public let sectors: Range<Sector>
+    /// Whether it is zeros.
+    public let isZero: Bool
+  }
+
+  /// Cuts the buffer into runs of zeros and of data.
+  ///
+  /// - Parameters:
+  ///   - block: the unit in which zeros are looked for.
+  ///   - start: the place of the buffer on a device, at whose blocks it is cut.
+  ///   - shortestZero: shorter runs of zeros count as data.
+  public func runs(block: Sector, at start: Sector, shortestZero: Sector) -> [Run] {
+    precondition(block > .zero)
+    var runs: [Run] = []
+    var zeroStart: Sector?
+    // Takes in what lies before `end`: zeros from `zeroStart` on if they are enough.
+    func closeZero(_ end: Sector) {
+      guard let first = zeroStart else { return }
+      zeroStart = nil
+      let isZero = end - first >= shortestZero
+      append(first..<end, isZero)
+    }
+    func append(_ sectors: Range<Sector>, _ isZero: Bool) {
+      if let last = runs.last, last.isZero == isZero {
+        runs[runs.count - 1] = Run(
+          sectors: last.sectors.lowerBound..<sectors.upperBound, isZero: isZero)
+      } else {
+        runs.append(Run(sectors: sectors, isZero: isZero))
+      }
+    }
+    var position = Sector.zero
+    while position < sectorCount {
+      let room = block - Sector((start + position).rawValue % block.rawValue)
+      let end = min(position + room, sectorCount)
+      if slice(position, end - position).isZero {
+        zeroStart = zeroStart ?? position
+      } else {
+        closeZero(position)
+        append(position..<end, false)
+      }
+      position = end
+    }
+    closeZero(sectorCount)
+    return runs
+  }
+
   /// The sectors, counted from the start of the buffer, in which `other` – of the same length –
   /// has other bytes.
   public func differences(from other: IOBuffer) -> RangeSet<Sector> {

@@ -3,6 +3,8 @@
 public struct PageCachedCopy: Sendable {
   private let source: PageCachedFile
   private let destinations: [PageCachedFile]
+  /// The unit in which zeros are looked for and left out; nil: everything is written.
+  private let zeroBlock: Sector?
 
   /// A destination that is to be written: which one, and where.
   public struct Target: Sendable {
@@ -22,6 +24,8 @@ public struct PageCachedCopy: Sendable {
   public struct Outcome: Sendable {
     /// How many sectors were copied to all targets before that piece.
     public var copied = Sector.zero
+    /// How many of them are zeros that were left out.
+    public var zeroes = Sector.zero
     /// Why the piece couldn't be read; it was written nowhere then.
     public var readFailure: IOFailure?
     /// The targets that couldn't be written, by index; the others have the piece.
@@ -31,11 +35,17 @@ public struct PageCachedCopy: Sendable {
   }
 
   /// nil unless all ends are files in the page cache.
-  public init?(source: any BlockDevice, destinations: [any BlockDevice]) {
+  ///
+  /// - Parameter zeroBlock: for destinations that read as zeros: zeros aren't written, in this
+  ///   unit.
+  public init?(
+    source: any BlockDevice, destinations: [any BlockDevice], leavingZeroes zeroBlock: Sector? = nil
+  ) {
     let files = destinations.compactMap(\.pageCachedFile)
     guard let source = source.pageCachedFile, files.count == destinations.count else { return nil }
     self.source = source
     self.destinations = files
+    self.zeroBlock = zeroBlock
   }
 
   /// How many runs keep the threads of `loop` busy.
@@ -73,14 +83,29 @@ public struct PageCachedCopy: Sendable {
       outcome.readFailure = error
       return
     }
+    let runs = runs(of: buffer)
     for target in targets {
       do throws(IOFailure) {
-        try destinations[target.index]
-          .write(piece.shifted(by: target.start + offset), from: buffer, options: [])
+        for run in runs where !run.isZero {
+          try destinations[target.index].write(
+            run.sectors.shifted(by: target.start + offset),
+            from: buffer.slice(run.sectors.lowerBound, run.sectors.length), options: [])
+        }
       } catch {
         outcome.writeFailures.append((target.index, error))
       }
     }
+    if outcome.writeFailures.isEmpty {
+      for run in runs where run.isZero { outcome.zeroes += run.sectors.length }
+    }
+  }
+
+  /// What of a piece is written, and what is left out.
+  public func runs(of piece: IOBuffer) -> [IOBuffer.Run] {
+    guard let zeroBlock else {
+      return [IOBuffer.Run(sectors: .zero..<piece.sectorCount, isZero: false)]
+    }
+    return piece.runs(block: zeroBlock, at: .zero, shortestZero: zeroBlock)
   }
 }
 

@@ -7,6 +7,8 @@ struct CopyPlan: Sendable {
   let destinations: [IORegion]
   let count: Sector
   let options: CopyOptions
+  /// nil: nothing is known of it, and everything is written.
+  let content: CopyContent?
   /// The order that keeps an overlapping source intact until it has been read.
   let order: SegmentCursor.Order
   /// Whether source and a destination overlap, so that segments must not overtake each other.
@@ -19,7 +21,8 @@ struct CopyPlan: Sendable {
   var isEmpty: Bool { count == .zero || activeDestinations.isEmpty }
 
   init(
-    source: IORegion?, destinations: [IORegion], options: CopyOptions
+    source: IORegion?, destinations: [IORegion], options: CopyOptions,
+    content: CopyContent? = nil
   ) throws(KcopydError) {
     guard !destinations.isEmpty else { throw .noDestinations }
     guard destinations.count <= KcopydClient.maximumDestinations else {
@@ -48,6 +51,14 @@ struct CopyPlan: Sendable {
     }
     if options.contains(.sequentialWrites) { options.remove(.ignoreErrors) }
     self.options = options
+    let overlaps = sourceOverlaps
+    self.content = content.map { content in
+      var content = content
+      // Where segments must not overtake each other a hole is data like any other, and "blank" ends
+      // with the first write.
+      if overlaps { (content.holes, content.blankDestinations) = (RangeSet(), []) }
+      return content
+    }
     if order == .descending && options.contains(.sequentialWrites) {
       throw .sequentialWritesOverlap
     }

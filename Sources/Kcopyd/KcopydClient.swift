@@ -85,18 +85,22 @@ public actor KcopydClient {
   /// fails like any other sector. A source may overlap a destination on the same device if all
   /// that do lie on one side of it; the job is then done in the order that keeps it intact.
   ///
-  /// - Parameter progress: told about every segment, while the job runs.
+  /// - Parameters:
+  ///   - content: what is known of the content, and what is made of it; nil: nothing, and
+  ///     everything is written.
+  ///   - progress: told about every segment, while the job runs.
   /// - Returns: what became of it; errors of I/O are part of that. When the task is cancelled no
   ///   further segment is started.
   /// - Throws: when the regions make no sense. Nothing has been read or written then.
   public nonisolated func copy(
     from source: IORegion, to destinations: [IORegion], options: CopyOptions = [],
-    progress: CopyProgress? = nil
+    content: CopyContent? = nil, progress: CopyProgress? = nil
   ) async throws(KcopydError) -> CopyResult {
     try beginJob()
     defer { endJob() }
-    if let result = copyOnTheSpot(source, destinations, progress) { return result }
-    let plan = try CopyPlan(source: source, destinations: destinations, options: options)
+    if content == nil, let result = copyOnTheSpot(source, destinations, progress) { return result }
+    let plan = try CopyPlan(
+      source: source, destinations: destinations, options: options, content: content)
     if let result = await copyInThisTask(plan, progress) { return result }
     return await CopyJob(plan, resources: resources, progress: progress).run()
   }
@@ -148,13 +152,15 @@ public actor KcopydClient {
     }
   }
 
-  /// Starts ``copy(from:to:options:progress:)`` and returns; `notify` is called with the result.
+  /// Starts ``copy(from:to:options:content:progress:)`` and returns; `notify` is called with the result.
   @discardableResult
   public nonisolated func copy(
     from source: IORegion, to destinations: [IORegion], options: CopyOptions = [],
-    progress: CopyProgress? = nil, notify: @escaping @Sendable (CopyResult) -> Void
+    content: CopyContent? = nil, progress: CopyProgress? = nil,
+    notify: @escaping @Sendable (CopyResult) -> Void
   ) throws(KcopydError) -> CopyHandle {
-    let plan = try CopyPlan(source: source, destinations: destinations, options: options)
+    let plan = try CopyPlan(
+      source: source, destinations: destinations, options: options, content: content)
     return try start(plan, progress, notify)
   }
 
@@ -184,7 +190,7 @@ public actor KcopydClient {
     let job = CopyJob(plan, resources: resources, progress: progress)
     Task(executorPreference: loop) {
       let result =
-        if let source = plan.source,
+        if let source = plan.source, plan.content == nil,
           let result = self.copyOnTheSpot(source, plan.destinations, progress)
         {
           result

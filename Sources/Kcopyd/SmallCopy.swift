@@ -11,7 +11,7 @@ struct SmallCopy {
   /// nil when the plan is for more than that, or for less than a plain copy.
   init?(_ plan: CopyPlan, subJob: Sector) {
     guard let source = plan.source, plan.destinations.count == 1, plan.options.isEmpty,
-      plan.count > .zero, plan.count <= subJob, !plan.sourceOverlaps
+      plan.content == nil, plan.count > .zero, plan.count <= subJob, !plan.sourceOverlaps
     else { return nil }
     let destination = plan.destinations[0]
     // Between page-cached files a thread does both in one go.

@@ -39,7 +39,7 @@ public final class Throttle: Sendable {
   private static let maximumSleeps = 10
 
   /// Waits until an I/O may start, and counts it as outstanding. Ends early when `isCancelled`.
-  func start(bytes: UInt64, on loop: IOLoop, isCancelled: () -> Bool) async {
+  package func start(bytes: UInt64, on loop: IOLoop, isCancelled: () -> Bool) async {
     while let wait = state.withLock({ $0.budget.take(bytes, now: loop.now) }), !isCancelled() {
       await loop.sleep(for: min(wait, Self.sleep))
     }
@@ -54,7 +54,7 @@ public final class Throttle: Sendable {
   }
 
   /// Counts an I/O that was started as done.
-  func end(on loop: IOLoop) {
+  package func end(on loop: IOLoop) {
     state.withLock { $0.duty.end(now: loop.now) }
   }
 }

@@ -27,6 +27,8 @@ struct CopyCommand: AsyncParsableCommand {
   @Option(help: "How many sectors to copy. (default: up to the end of the source)")
   var count: String?
 
+  @OptionGroup(title: "Resuming and rescuing") var rescue: RescueOptions
+
   @OptionGroup var options: WritingOptions
 
   func run() async throws {
@@ -35,8 +37,15 @@ struct CopyCommand: AsyncParsableCommand {
     let to = try to.map { try Sector($0, option: "--to") } ?? .zero
     let count = try count.map { try Sector($0, option: "--count") }
     if count == .zero { throw Refusal("--count: must be more than 0") }
+    try rescue.check(with: options)
     let engine = try options.engine.makeEngine()
     let source = try Source(source, from: from, count: count, options: options, on: engine.loop)
+    if rescue.isWanted {
+      let copy = MappedCopy(
+        source: source, paths: destinations, start: to, rescue: rescue, options: options,
+        engine: engine, interruption: interruption)
+      return try show(try await copy.run(), options)
+    }
     let report = try await copyAll(
       source, to: destinations, at: to, engine, options, "copying", interruption)
     try show(report, verb: "copied", options)

@@ -2,8 +2,14 @@ import BlockIO
 import Foundation
 import Kcopyd
 
+/// What progress looks like, as lines of text.
+protocol ProgressLines {
+  /// The lines for a terminal of that width.
+  func lines(columns: Int) -> [String]
+}
+
 /// What the progress of a job looks like, as lines of text. Pure.
-struct ProgressView {
+struct ProgressView: ProgressLines {
   private let title: String
   private let byteCount: UInt64
   private let names: [String]
@@ -83,19 +89,18 @@ struct ProgressView {
       }
       if makesDurable && durable > 0 { parts.append("\(Format.bytes(durable)) durable") }
     }
-    let text = "\(title)  \(bar) \(percent) %  " + parts.joined(separator: ", ")
-    return text
+    let share = byteCount == 0 ? 0 : Double(done) / Double(byteCount)
+    return "\(title)  \(Self.bar(share)) \(Self.percent(share)) %  " + parts.joined(separator: ", ")
   }
 
   /// Never 100: that is said when everything is durable, and then by other words.
-  private var percent: String {
-    let value = byteCount == 0 ? 0 : min(99, Int(Double(done) / Double(byteCount) * 100))
+  static func percent(_ share: Double) -> String {
+    let value = min(99, Int(share * 100))
     return value < 10 ? " \(value)" : "\(value)"
   }
 
-  private var bar: String {
+  static func bar(_ share: Double) -> String {
     let width = 20
-    let share = byteCount == 0 ? 0 : Double(done) / Double(byteCount)
     let full = min(width - 1, Int(share * Double(width)))
     return "[" + String(repeating: "█", count: full) + String(repeating: "·", count: width - full)
       + "]"
@@ -125,7 +130,7 @@ struct ProgressScreen {
 
   init(isTerminal: Bool) { self.isTerminal = isTerminal }
 
-  mutating func show(_ view: ProgressView) {
+  mutating func show(_ view: some ProgressLines) {
     updates += 1
     guard isTerminal else {
       if updates % Self.updatesPerLine == 0 {

@@ -16,7 +16,6 @@
 #include <linux/falloc.h>
 #include <linux/fs.h>
 #include <linux/loop.h>
-#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
@@ -144,16 +143,6 @@ void blockio_event_signal(int fd) {
     while (write(fd, &one, sizeof one) < 0 && errno == EINTR) {}
 }
 
-void blockio_event_wait(int fd, int64_t nanoseconds) {
-    uint64_t count;
-    if (nanoseconds >= 0) {
-        struct pollfd wait = {.fd = fd, .events = POLLIN};
-        struct timespec limit = {nanoseconds / 1000000000, nanoseconds % 1000000000};
-        if (ppoll(&wait, 1, &limit, NULL) <= 0) return;
-    }
-    (void)!read(fd, &count, sizeof count);
-}
-
 void blockio_name_thread(const char *name) { pthread_setname_np(pthread_self(), name); }
 
 static void prepare_map(void *base, size_t bytes) {
@@ -230,7 +219,6 @@ ssize_t blockio_pwrite_durable(int fd, const void *buffer, size_t bytes, uint64_
 }
 int blockio_event_create(void) { return -ENOTSUP; }
 void blockio_event_signal(int fd) { (void)fd; }
-void blockio_event_wait(int fd, int64_t nanoseconds) { (void)fd; (void)nanoseconds; }
 void blockio_name_thread(const char *name) { pthread_setname_np(name); }
 static void prepare_map(void *base, size_t bytes) { (void)base; (void)bytes; }
 

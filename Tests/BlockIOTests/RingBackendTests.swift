@@ -7,8 +7,8 @@
   @testable import BlockIO
 
   @Suite struct RingBackendTests {
-    /// A ring that is worn out is replaced once nothing is under way, and no request gets lost.
-    @Test func ringsAreReplaced() async throws {
+    /// More requests than the ring holds wait for their turn, and none gets lost.
+    @Test func requestsBeyondTheDepthWait() async throws {
       let path = FileManager.default.temporaryDirectory
         .appendingPathComponent("kcopyd-ring-\(UUID().uuidString)").path
       let sectors = Sector.zero..<800
@@ -16,7 +16,7 @@
       defer { unlink(path) }
       let backend: RingBackend
       do {
-        backend = try RingBackend(depth: 4, requestsPerRing: 10)
+        backend = try RingBackend(depth: 4)
       } catch {
         print("skipped: io_uring is not available (\(error))")
         return
@@ -25,6 +25,26 @@
         await Self.readAll(path, sectors, on: loop)
       }
       #expect(mismatches == [] || mismatches == ["no O_DIRECT"])
+    }
+
+    /// A loop that sleeps in the ring is woken by other threads and by time, again and again.
+    @Test func othersWakeTheRing() async throws {
+      let loop: IOLoop
+      do {
+        loop = try IOLoop.start(backend: .uring)
+      } catch {
+        print("skipped: io_uring is not available (\(error))")
+        return
+      }
+      var sum = 0
+      for number in 1...1000 {
+        sum += await Task.detached { await loop.blocking { number } }.value
+        if number % 100 == 0 {
+          await Task(executorPreference: loop) { await loop.sleep(for: .microseconds(50)) }.value
+        }
+      }
+      #expect(sum == 500_500)
+      loop.stop()
     }
 
     private static func readAll(

@@ -54,8 +54,9 @@ final class DirectFile: Sendable {
     }
   }
 
+  /// Writes; durable when it returns if `options` say so.
   func write(
-    _ sectors: Range<Sector>, from buffer: IOBuffer, loop: IOLoop
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions, loop: IOLoop
   ) async throws(IOFailure) {
     let end = min(sectors.upperBound.bytes, cached.byteCount)
     var rest = sectors.lowerBound.bytes..<max(sectors.lowerBound.bytes, end)
@@ -63,12 +64,12 @@ final class DirectFile: Sendable {
       let (way, bytes) = firstPiece(of: rest, in: buffer, from: sectors.lowerBound)
       let piece = Piece(bytes, of: sectors, in: buffer)
       switch way {
-      case .direct: try await writeDirect(piece, loop: loop)
-      case .bounce: try await writeBounced(bytes, piece, loop: loop)
+      case .direct: try await writeDirect(piece, options, loop: loop)
+      case .bounce: try await writeBounced(bytes, piece, options, loop: loop)
       case .cached:
         try await loop.transferring { [cached] in
           Result { () throws(IOFailure) in
-            try cached.write(piece.sectors, from: piece.buffer, options: [])
+            try cached.write(piece.sectors, from: piece.buffer, options: options)
           }
         }.get()
       }
@@ -121,10 +122,14 @@ final class DirectFile: Sendable {
     }
   }
 
-  private func writeDirect(_ piece: Piece, loop: IOLoop) async throws(IOFailure) {
+  private func writeDirect(
+    _ piece: Piece, _ options: WriteOptions, loop: IOLoop
+  ) async throws(IOFailure) {
+    let direction: TransferRequest.Direction =
+      options.contains(.durable) ? .writeDurably : .write
     var done = 0
     while done < piece.buffer.byteCount {
-      let count = await request(.write, piece, from: done, loop: loop)
+      let count = await request(direction, piece, from: done, loop: loop)
       switch count {
       case 1...: done += count
       case -Int(Errno.interrupted.rawValue): continue
@@ -161,14 +166,14 @@ final class DirectFile: Sendable {
   }
 
   private func writeBounced(
-    _ bytes: Range<UInt64>, _ piece: Piece, loop: IOLoop
+    _ bytes: Range<UInt64>, _ piece: Piece, _ options: WriteOptions, loop: IOLoop
   ) async throws(IOFailure) {
     let pages = await bounce.take(bounce.pageCount)
     let block = self.block(around: bytes, pages.buffer)
     try await inBlock(piece) { () throws(IOFailure) in
       if UInt64(bytes.count) < blockSize { try await readDirect(block, loop: loop) }
       part(of: block, piece.sectors).copy(from: piece.buffer)
-      try await writeDirect(block, loop: loop)
+      try await writeDirect(block, options, loop: loop)
     }
   }
 

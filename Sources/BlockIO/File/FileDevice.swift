@@ -69,10 +69,18 @@ public final class FileDevice: BlockDevice {
   ) async throws(IOFailure) {
     precondition(buffer.sectorCount == sectors.length)
     try check(sectors, for: .write)
-    if options.contains(.durable), !cached.isInMemory {
-      return try await writeDurably(sectors, from: buffer)
+    // What lives in memory is as durable as it gets.
+    let options = cached.isInMemory ? [] : options
+    if let direct {
+      return try await direct.write(sectors, from: buffer, options: options, loop: loop)
     }
-    if let direct { return try await direct.write(sectors, from: buffer, loop: loop) }
+    guard !options.contains(.durable) else {
+      return try await loop.blocking { [cached] in
+        Result { () throws(IOFailure) in
+          try cached.write(sectors, from: buffer, options: .durable)
+        }
+      }.get()
+    }
     if buffer.sectorCount <= PageCachedCopy.onTheSpotLimit,
       try cached.writeOnTheSpot(sectors, from: buffer) == .done
     {
@@ -83,31 +91,12 @@ public final class FileDevice: BlockDevice {
     }.get()
   }
 
-  private func writeDurably(
-    _ sectors: Range<Sector>, from buffer: IOBuffer
-  ) async throws(IOFailure) {
-    if let direct {
-      try await direct.write(sectors, from: buffer, loop: loop)
-      return try await sync(sectors, for: .write)
-    }
-    try await loop.blocking { [cached] in
-      Result { () throws(IOFailure) in
-        try cached.write(sectors, from: buffer, options: .durable)
-      }
-    }.get()
-  }
-
   // MARK: Other requests
 
-  public func flush() async throws(IOFailure) { try await sync(nil, for: .flush) }
-
-  private func sync(
-    _ sectors: Range<Sector>?, for operation: IOFailure.Operation
-  ) async throws(IOFailure) {
-    // What lives in memory is as durable as it gets.
+  public func flush() async throws(IOFailure) {
     if cached.isInMemory { return }
     // One sync serves both descriptors: it is the file that is synchronised.
-    try await call(operation, sectors) { blockio_sync_data($0) }
+    try await call(.flush, nil) { blockio_sync_data($0) }
   }
 
   public func writeZeroes(_ sectors: Range<Sector>, mayUnmap: Bool) async throws(IOFailure) {

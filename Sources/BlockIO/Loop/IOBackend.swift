@@ -38,7 +38,11 @@ extension Duration {
 /// One transfer between a file and memory, to be done by a backend.
 public struct TransferRequest: @unchecked Sendable {
   /// Which way the bytes go.
-  public enum Direction: Sendable { case read, write }
+  public enum Direction: Sendable {
+    case read, write
+    /// A write that has completed only when it is durable.
+    case writeDurably
+  }
 
   let direction: Direction
   let file: FileDescriptor

@@ -3,127 +3,131 @@
   import DequeModule
   import SystemPackage
 
-  /// Transfers through io_uring; sleeps on an eventfd that completions and other threads signal.
+  /// Transfers through io_uring. The loop sleeps in the ring itself: one call submits what was
+  /// prepared, and waits for completions and for other threads.
   final class RingBackend: IOBackend {
     let name = BackendChoice.uring.rawValue
     let waker: LoopWaker
 
-    private var ring: IORing
+    // Created in `init`, destroyed in `deinit`, used on the loop's thread only.
+    private let ring: OpaquePointer
+    /// Signalled by other threads; the ring watches it.
     private let event: FileDescriptor
-    /// Who waits for the request of that number. Requests carry number + 1: the ring itself uses
-    /// the context 0.
+    private var isWatching = false
+    /// Who waits for the request of that number.
     private var waiting: [UnsafeContinuation<Int, Never>?] = []
     private var unused: [Int] = []
-    private var hasPrepared = false
-    /// Beyond the ring's depth requests wait here. Were they submitted, completions could find no
-    /// room; the kernel then keeps them back until it is entered in a way this loop never does.
+    /// Beyond the ring's depth requests wait here: whatever is under way finds room to complete.
     private var held: Deque<(TransferRequest, UnsafeContinuation<Int, Never>)> = []
     private let depth: Int
     private var inFlight = 0
-    /// A ring is replaced after so many requests: swift-system 1.8 counts them in 32 bits and traps
-    /// when these are used up.
-    private let requestsPerRing: UInt64
-    private var requestsOfRing: UInt64 = 0
+
+    /// Stands for no request but for a signal of other threads.
+    private static let wakeup = UInt64.max
 
     /// A ring of `depth` requests under way at once.
     ///
     /// - Throws: the errno with which the kernel refuses: `ENOSYS` and `EPERM` where io_uring is
-    ///   switched off, `ENOMEM` where the limit of locked memory is too low.
-    init(depth: UInt32, requestsPerRing: UInt64 = 1 << 31) throws(Errno) {
-      ring = try Self.makeRing(depth)
-      self.depth = Int(depth)
-      self.requestsPerRing = requestsPerRing
+    ///   switched off, `EINVAL` where it is too old, `ENOMEM` where the limit of locked memory is
+    ///   too low.
+    init(depth: UInt32) throws(Errno) {
       let event = blockio_event_create()
       guard event >= 0 else { throw Errno(rawValue: -event) }
-      self.event = FileDescriptor(rawValue: event)
-      waker = LoopWaker { blockio_event_signal(event) }
-      try ring.registerEventFD(self.event)
-    }
-
-    deinit { try? event.close() }
-
-    private static func makeRing(_ depth: UInt32) throws(Errno) -> IORing {
-      // Cooperative task running, single issuer: without the first every completion interrupts
-      // the loop, which costs a factor of three to four.
-      try IORing(queueDepth: depth, flags: .init(rawValue: 1 << 8 | 1 << 12))
-    }
-
-    private func replaceRing() {
-      do throws(Errno) {
-        ring = try Self.makeRing(UInt32(depth))
-        try ring.registerEventFD(event)
-        requestsOfRing = 0
-      } catch {
-        // What is held could never be done.
-        preconditionFailure("io_uring gives no second ring: \(error)")
+      var ring: OpaquePointer?
+      let result = blockio_ring_create(depth, &ring)
+      guard result == 0, let ring else {
+        try? FileDescriptor(rawValue: event).close()
+        throw Errno(rawValue: -result)
       }
+      self.ring = ring
+      self.event = FileDescriptor(rawValue: event)
+      self.depth = Int(depth)
+      waker = LoopWaker { blockio_event_signal(event) }
+    }
+
+    deinit {
+      blockio_ring_destroy(ring)
+      try? event.close()
     }
 
     var now: LoopInstant { monotonicNow() }
 
+    // MARK: Submitting
+
     func submit(_ request: TransferRequest, completion: UnsafeContinuation<Int, Never>) {
-      if mayStart {
+      if inFlight < depth {
         start(request, completion)
       } else {
         held.append((request, completion))
       }
     }
 
-    private var mayStart: Bool { inFlight < depth && requestsOfRing < requestsPerRing }
-
     private func start(_ request: TransferRequest, _ completion: UnsafeContinuation<Int, Never>) {
       inFlight += 1
-      requestsOfRing += 1
       let number = unused.popLast() ?? waiting.count
       if number == waiting.count {
         waiting.append(completion)
       } else {
         waiting[number] = completion
       }
-      while !ring.prepare(request: Self.prepared(request, number: number)) { submitPrepared() }
-      hasPrepared = true
-    }
-
-    private static func prepared(_ request: TransferRequest, number: Int) -> IORing.Request {
-      let context = UInt64(number + 1)
-      return switch request.direction {
-      case .read:
-        .read(request.file, into: request.buffer, at: request.offset, context: context)
-      case .write:
-        .write(request.buffer, into: request.file, at: request.offset, context: context)
+      let direction =
+        switch request.direction {
+        case .read: BLOCKIO_READ
+        case .write: BLOCKIO_WRITE
+        case .writeDurably: BLOCKIO_WRITE_DURABLE
+        }
+      // The memory lives until `completion` is resumed; see `TransferRequest`.
+      prepare {
+        blockio_ring_transfer(
+          ring, direction, request.file.rawValue, request.buffer.baseAddress,
+          UInt32(request.buffer.count), request.offset, UInt64(number))
       }
     }
 
-    private func submitPrepared() {
-      hasPrepared = false
-      do {
-        try ring.submitPreparedRequests()
-      } catch {
-        // Only a ring that is broken by its program refuses; its requests would never complete.
-        preconditionFailure("io_uring refused requests: \(error)")
-      }
+    /// Prepares a request, making room for it if need be.
+    private func prepare(_ request: () -> Bool) {
+      while !request() { enter(.none) }
     }
+
+    // MARK: Completing
 
     func poll(_ wait: LoopWait) -> Bool {
-      if hasPrepared { submitPrepared() }
-      if complete() { return true }
-      switch wait {
-      case .none: return true
-      case .untilWoken: blockio_event_wait(event.rawValue, -1)
-      case .until(let deadline):
-        blockio_event_wait(event.rawValue, max(0, now.duration(to: deadline).nanoseconds))
+      if !isWatching {
+        isWatching = true
+        prepare { blockio_ring_watch(ring, event.rawValue, Self.wakeup) }
       }
+      // What has been fetched already is dealt with first, and what is prepared goes on its way.
+      let wait = complete() ? .none : wait
+      if case .none = wait, !blockio_ring_wants_to_enter(ring) { return true }
+      enter(wait)
       _ = complete()
       return true
     }
 
-    /// Resumes everyone whose request is done; false if there was none.
+    private func enter(_ wait: LoopWait) {
+      let result =
+        switch wait {
+        case .none: blockio_ring_enter(ring, false, 0)
+        case .untilWoken: blockio_ring_enter(ring, true, -1)
+        case .until(let deadline):
+          blockio_ring_enter(ring, true, max(0, now.duration(to: deadline).nanoseconds))
+        }
+      // Only a ring that is broken by its program refuses; its requests would never complete.
+      precondition(result == 0, "io_uring: \(Errno(rawValue: -result))")
+    }
+
+    /// Resumes everyone whose request is done; false if nothing has happened.
     private func complete() -> Bool {
       var any = false
-      while let completion = ring.tryConsumeCompletion() {
+      var completion = blockio_completion()
+      while blockio_ring_complete(ring, &completion) {
         any = true
-        let number = Int(completion.context) - 1
-        guard number >= 0, let waiter = waiting[number] else {
+        guard completion.context != Self.wakeup else {
+          isWatching = completion.goes_on
+          continue
+        }
+        let number = Int(completion.context)
+        guard let waiter = waiting[number] else {
           preconditionFailure("io_uring completed a request that wasn't made")
         }
         waiting[number] = nil
@@ -131,8 +135,7 @@
         inFlight -= 1
         waiter.resume(returning: Int(completion.result))
       }
-      if requestsOfRing >= requestsPerRing, inFlight == 0 { replaceRing() }
-      while mayStart, let (request, completion) = held.popFirst() {
+      while inFlight < depth, let (request, completion) = held.popFirst() {
         start(request, completion)
       }
       return any

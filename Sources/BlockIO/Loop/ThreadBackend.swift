@@ -30,6 +30,7 @@ final class ThreadBackend: IOBackend {
         switch request.direction {
         case .read: blockio_pread(fd, base, bytes, request.offset)
         case .write: blockio_pwrite(fd, base, bytes, request.offset)
+        case .writeDurably: blockio_pwrite_durable(fd, base, bytes, request.offset)
         }
       completion.resume(returning: result)
     }

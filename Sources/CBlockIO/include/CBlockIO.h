@@ -65,11 +65,43 @@ void blockio_unmap(void *base, size_t bytes);
 // The memory of the machine in bytes.
 uint64_t blockio_physical_memory(void);
 
-// An event counter to sleep on (Linux). wait: nanoseconds, negative for ever; EINTR counts as
-// woken.
+// An event counter that wakes whoever watches it (Linux).
 int blockio_event_create(void);
 void blockio_event_signal(int fd);
-void blockio_event_wait(int fd, int64_t nanoseconds);
+
+#ifdef __linux__
+// A ring of io_uring requests. All functions are for the thread that created it alone.
+typedef struct blockio_ring blockio_ring;
+
+typedef enum { BLOCKIO_READ, BLOCKIO_WRITE, BLOCKIO_WRITE_DURABLE } blockio_direction;
+
+typedef struct {
+    uint64_t context;
+    // As the call would return it, or a negative errno.
+    int32_t result;
+    // Whether there will be more completions of the same request.
+    bool goes_on;
+} blockio_completion;
+
+int blockio_ring_create(uint32_t entries, blockio_ring **result);
+// From any thread, when nothing is under way.
+void blockio_ring_destroy(blockio_ring *ring);
+// Prepares a request; false when the ring has to be entered first. The memory must live until the
+// request has completed.
+bool blockio_ring_transfer(blockio_ring *ring, blockio_direction direction, int fd, void *buffer,
+                           uint32_t bytes, uint64_t offset, uint64_t context);
+// Prepares a completion for each time the event counter is signalled, for as long as it goes on.
+bool blockio_ring_watch(blockio_ring *ring, int event, uint64_t context);
+// Has the kernel signal an event counter when there is something to complete.
+int blockio_ring_signal(blockio_ring *ring, int event);
+// Whether requests wait to be submitted, or completions to be fetched by entering.
+bool blockio_ring_wants_to_enter(blockio_ring *ring);
+// Submits what is prepared and fetches completions; waits for one, at most so long, negative for
+// ever. Returning early is no error.
+int blockio_ring_enter(blockio_ring *ring, bool waits, int64_t nanoseconds);
+// Takes the next completion that was fetched.
+bool blockio_ring_complete(blockio_ring *ring, blockio_completion *completion);
+#endif
 
 // Whether the process was started with that signal ignored, as nohup does.
 bool blockio_ignores_signal(int number);

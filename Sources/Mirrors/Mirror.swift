@@ -14,6 +14,8 @@ actor Mirror {
   nonisolated let parameters: MirrorParameters
   nonisolated let name: String
   nonisolated let client: KcopydClient
+  /// Slows recovery down.
+  nonisolated let throttle: Throttle
 
   nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }
 
@@ -30,6 +32,10 @@ actor Mirror {
   /// Legs that couldn't be flushed: what was written to them before may be lost. A region whose last
   /// write ends is known to be the same on all legs no longer.
   var unflushed = Set<Int>()
+  /// Whether the legs are being flushed for the log, how often that is over, and what tells.
+  var isFlushingForLog = false
+  var flushesForLog: UInt64 = 0
+  let flushedForLog = Gate()
   /// How often a flush of legs has failed.
   var failedFlushes = 0
 
@@ -78,7 +84,7 @@ actor Mirror {
   init(
     legs: [(device: any BlockDevice, offset: Sector)], log: (any BlockDevice)?, name: String,
     sidecar: (any BlockDevice)?, sectorCount: Sector, parameters: MirrorParameters,
-    subJob: Sector, throttle: Throttle?, on loop: IOLoop,
+    subJob: Sector, throttle: Throttle, on loop: IOLoop,
     onEvent: @escaping @Sendable (MirrorEvent) -> Void
   ) throws(MirrorError) {
     self.loop = loop
@@ -87,43 +93,16 @@ actor Mirror {
     self.parameters = parameters
     self.onEvent = onEvent
     self.legs = legs.map { Leg($0.device, offset: $0.offset) }
-    try Self.check(self.legs, log, sectorCount)
+    try Self.check(self.legs, log, sidecar, sectorCount)
     let size = try MirrorError.regionSize(parameters.regionSize.sectors, for: sectorCount)
     let count = size.count(in: sectorCount)
-    let policy: DirtyLog.Policy =
-      switch parameters.sync {
-      case nil: .asLogged
-      case .sync: .sync
-      case .nosync: .nosync
-      }
-    do throws(IOFailure) {
-      var disk: DiskLog?
-      if let log {
-        let geometry = LogGeometry(regionCount: count, block: log.limits.logicalBlock)
-        guard geometry.length <= log.wholeSectorCount else {
-          throw IOFailure(.open, log.name, errno: .noSpace)
-        }
-        disk = try DiskLog(log, regionCount: count)
-      }
-      self.log = DirtyLog(regionCount: count, policy: policy, disk: disk)
-      if let sidecar {
-        guard Sidecar.length <= sidecar.sectorCount else {
-          throw IOFailure(
-            .open, sidecar.name, errno: .invalidArgument,
-            detail: "too small for a sidecar: \(Sidecar.length.rawValue) sectors are needed")
-        }
-        self.sidecar = try Sidecar(
-          sidecar, regionCount: count, regionSize: size.sectors, legCount: legs.count)
-      } else {
-        self.sidecar = nil
-      }
-    } catch {
-      if error.errno == .noSpace, let log {
-        let geometry = LogGeometry(regionCount: count, block: log.limits.logicalBlock)
-        throw .logTooSmall(name: log.name, sectors: log.sectorCount, needed: geometry.length)
-      }
-      throw .io(error)
+    let disk = try log.map { log throws(MirrorError) in try DiskLog(log, regionCount: count) }
+    self.log = DirtyLog(regionCount: count, policy: .init(parameters.sync), disk: disk)
+    self.sidecar = try sidecar.map { device throws(MirrorError) in
+      try Sidecar(
+        device, shape: .init(legCount: legs.count, regionCount: count, regionSize: size.sectors))
     }
+    self.throttle = throttle
     do throws(KcopydError) {
       client = try KcopydClient(subJob: subJob, throttle: throttle, on: loop)
     } catch {
@@ -132,7 +111,7 @@ actor Mirror {
   }
 
   private static func check(
-    _ legs: [Leg], _ log: (any BlockDevice)?, _ length: Sector
+    _ legs: [Leg], _ log: (any BlockDevice)?, _ sidecar: (any BlockDevice)?, _ length: Sector
   ) throws(MirrorError) {
     guard MirrorParameters.legCount.contains(legs.count) else { throw .legCount(legs.count) }
     for (index, leg) in legs.enumerated() {
@@ -145,9 +124,14 @@ actor Mirror {
       for other in legs.dropFirst(index + 1) where leg.overlaps(other, length: length) {
         throw .sameDevice(leg.device.name, other.device.name)
       }
-      if let log, log.identity == leg.device.identity {
-        throw .sameDevice(leg.device.name, log.name)
+      for other in [log, sidecar] {
+        if let other, other.identity == leg.device.identity {
+          throw .sameDevice(leg.device.name, other.name)
+        }
       }
+    }
+    if let log, let sidecar, log.identity == sidecar.identity {
+      throw .sameDevice(log.name, sidecar.name)
     }
   }
 
@@ -160,8 +144,7 @@ actor Mirror {
     guard !isResumed else { return }
     let known = try await loadTrust()
     if let problem = await log.resume() { onEvent(.logFailed(problem)) }
-    // What the sidecar says of regions that are the same everywhere is from before that.
-    trust = trust.filter { !log.isInSync($0.key) }
+    forgetWhatIsInSync()
     if !known, !parameters.conduct.trustsFirstLeg, !log.isInSync, log.wasFound {
       throw .state(
         "\(log.regionCount - log.syncCount) of \(log.regionCount) regions are out of sync, and"
@@ -194,6 +177,7 @@ actor Mirror {
     for region in Array(idleSince.keys) { cleanIfIdle(region) }
     idle.removeAll()
     await flushLog()
+    await saveTrust()
     isResumed = false
   }
 
@@ -256,6 +240,12 @@ actor Mirror {
 
   /// Flushes all legs for the log.
   private func flushLegs() async -> Bool {
+    isFlushingForLog = true
+    defer {
+      isFlushingForLog = false
+      flushesForLog += 1
+      flushedForLog.open()
+    }
     let failures = await onAllLegs { leg throws(IOFailure) in try await leg.flush() }
     let failed = failures.indices.filter { failures[$0] != nil }
     guard !failed.isEmpty else { return true }
@@ -263,6 +253,8 @@ actor Mirror {
       if let failure = failures[index] { mark(index, .flush, failure) }
     }
     noteUnflushed(failed, regions: log.awaitingFlush)
+    // Nobody else is told of it: a flush that is asked for next may well succeed.
+    await saveTrust()
     return false
   }
 

@@ -39,14 +39,14 @@ public final class MirrorDevice: BlockDevice {
   ///   - name: what it is called in messages.
   ///   - subJob: how much recovery copies in one go; 0: what suits most devices.
   ///   - throttle: slows down recovery, together with all others made with the same one: the
-  ///     kernel's `raid1_resync_throttle`.
+  ///     kernel's `raid1_resync_throttle`. Otherwise the mirror has its own, without a limit.
   ///   - loop: where everything runs.
   ///   - onEvent: called on the loop when something happens to the mirror.
   public init(
     legs: [MirrorLeg], log: (any BlockDevice)?, sidecar: (any BlockDevice)? = nil,
     sectorCount: Sector? = nil,
     parameters: MirrorParameters, name: String = "mirror", subJob: Sector = .zero,
-    throttle: Throttle? = nil,
+    throttle: Throttle = Throttle(),
     on loop: IOLoop, onEvent: @escaping @Sendable (MirrorEvent) -> Void = { _ in }
   ) throws(MirrorError) {
     let whole =
@@ -72,6 +72,10 @@ public final class MirrorDevice: BlockDevice {
   }
 
   public var sectorCount: Sector { mirror.sectorCount }
+
+  /// How much of the time recovery may take, and how many bytes per second it may copy: both may
+  /// be changed while it goes on.
+  public var throttle: Throttle { mirror.throttle }
 
   /// Legs may end within their last sector.
   public let byteCount: UInt64

@@ -189,7 +189,12 @@ extension Mirror {
     defer { endRequest() }
     if log.hasFailed, parameters.handlesErrors { return try await settleFailure(0..<0, nil) }
     let failures = await onAllLegs { leg throws(IOFailure) in try await leg.flush() }
-    guard let first = failures.compactMap(\.self).first else { return }
+    guard let first = failures.compactMap(\.self).first else {
+      // A leg tells once that it has lost something, and may have told the log's flush.
+      let over = flushesForLog
+      await flushedForLog.wait { isFlushingForLog && flushesForLog == over }
+      return await saveTrust()
+    }
     let failed = failures.indices.filter { failures[$0] != nil }
     for index in failed {
       if let failure = failures[index] { mark(index, .write, failure) }

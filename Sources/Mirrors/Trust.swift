@@ -40,7 +40,11 @@ extension Mirror {
   }
 
   /// The region is the same on all legs.
-  func forgetHolders(of region: Region) { trust[region] = nil }
+  func forgetHolders(of region: Region) {
+    // A change as any other: what the sidecar said before is wrong once the first leg alone has
+    // what is written from now on.
+    if trust.removeValue(forKey: region) != nil { trustChanges += 1 }
+  }
 
   // MARK: Over a restart
 
@@ -78,6 +82,11 @@ extension Mirror {
       }
     }
     return runs
+  }
+
+  /// Forgets what the sidecar says of regions that are the same everywhere: it is from before that.
+  func forgetWhatIsInSync() {
+    for region in trust.keys where log.isInSync(region) { forgetHolders(of: region) }
   }
 
   /// Takes over what the sidecar says.

@@ -15,13 +15,19 @@ import Testing
     case memoryLog
     /// Other legs than the first fail before, which is the one that is trusted afterwards.
     case errors
+    /// Any leg fails before, and a sidecar keeps which one is right.
+    case sidecar
+    /// The same with a log in memory: everything is copied from the leg that is right.
+    case sidecarAlone
 
     var bounds: MirrorPlan.Bounds {
       var bounds = MirrorPlan.Bounds()
       bounds.isCutOff = true
-      bounds.hasFaults = self == .errors
-      bounds.hasDisk = self != .memoryLog
-      bounds.start = self == .inSync ? .same : .different
+      let hasSidecar = self == .sidecar || self == .sidecarAlone
+      bounds.hasFaults = self == .errors || hasSidecar
+      bounds.hasDisk = self != .memoryLog && self != .sidecarAlone
+      bounds.hasSidecar = hasSidecar
+      bounds.start = self == .inSync || hasSidecar ? .same : .different
       bounds.phases = 1
       bounds.legs = self == .memoryLog ? 3 : 2
       bounds.regions = 6
@@ -62,7 +68,7 @@ import Testing
   func atEveryOperation(scenario: Scenario) throws {
     try forEachSeed(4) { seed in
       let operations = try Self.run(scenario, seed, crashPoint: nil)
-      try ensure(operations > 4, "only \(operations) operations")
+      try ensure(operations > 3, "only \(operations) operations")
       for crashPoint in 0..<operations { try Self.run(scenario, seed, crashPoint: crashPoint) }
     }
   }

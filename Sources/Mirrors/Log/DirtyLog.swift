@@ -14,6 +14,15 @@ final class DirtyLog {
     case sync
     /// All regions are in sync.
     case nosync
+
+    init(_ sync: MirrorParameters.SyncPolicy?) {
+      self =
+        switch sync {
+        case nil: .asLogged
+        case .sync: .sync
+        case .nosync: .nosync
+        }
+    }
   }
 
   /// How the log device is.

@@ -12,10 +12,20 @@ final class DiskLog {
   private var changed = Set<Int>()
 
   /// The log on `device` of a mirror with so many regions. Nothing is read yet.
-  init(_ device: any BlockDevice, regionCount: UInt64) throws(IOFailure) {
+  ///
+  /// - Throws: when the device is too small for it.
+  init(_ device: any BlockDevice, regionCount: UInt64) throws(MirrorError) {
     self.device = device
     geometry = LogGeometry(regionCount: regionCount, block: device.limits.logicalBlock)
-    pages = try PagePool.lend(holding: geometry.length)
+    guard geometry.length <= device.wholeSectorCount else {
+      throw .logTooSmall(
+        name: device.name, sectors: device.sectorCount, needed: geometry.length)
+    }
+    do throws(IOFailure) {
+      pages = try PagePool.lend(holding: geometry.length)
+    } catch {
+      throw .io(error)
+    }
     pages.buffer.clear()
   }
 

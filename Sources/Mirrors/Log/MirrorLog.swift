@@ -125,11 +125,7 @@ public struct MirrorLog: Sendable {
   public static func create(
     on device: any BlockDevice, regionCount: UInt64, isInSync: Bool, overwrites: Bool = false
   ) async throws(MirrorError) {
-    let geometry = LogGeometry(regionCount: regionCount, block: device.limits.logicalBlock)
-    guard geometry.length <= device.wholeSectorCount else {
-      throw .logTooSmall(
-        name: device.name, sectors: device.sectorCount, needed: geometry.length)
-    }
+    let log = try DiskLog(device, regionCount: regionCount)
     if !overwrites {
       let found = try await anyHeader(of: device)
       guard found.magic != LogHeader.magic else {
@@ -140,7 +136,6 @@ public struct MirrorLog: Sendable {
       }
     }
     do throws(IOFailure) {
-      let log = try DiskLog(device, regionCount: regionCount)
       try await log.writeAll(RegionBits(count: regionCount, repeating: isInSync))
       try await device.flush()
     } catch {

@@ -27,21 +27,40 @@ final class Sidecar {
   /// The most runs that a slot holds.
   static let maximumRuns = (Int(slot.bytes) - headerCount) / runCount
 
+  /// What a mirror must have in common with the one that wrote it.
+  struct Shape: Hashable {
+    var legCount: Int
+    var regionCount: UInt64
+    var regionSize: Sector
+  }
+
+  /// One of the two slots, as it was found.
+  private struct Found {
+    var shape: Shape
+    var generation: UInt64
+    var runs: [Run]
+  }
+
   let device: any BlockDevice
-  let regionCount: UInt64
-  let regionSize: Sector
-  let legCount: Int
+  /// What the mirror is like; nil when it is only looked at: whatever is found there, then.
+  private(set) var shape: Shape?
   private let pages: Pages
   private var generation: UInt64 = 0
 
-  init(
-    _ device: any BlockDevice, regionCount: UInt64, regionSize: Sector, legCount: Int
-  ) throws(IOFailure) {
+  /// The sidecar on `device`. Nothing is read yet.
+  init(_ device: any BlockDevice, shape: Shape?) throws(MirrorError) {
     self.device = device
-    self.regionCount = regionCount
-    self.regionSize = regionSize
-    self.legCount = legCount
-    pages = try PagePool.lend(holding: Self.slot)
+    self.shape = shape
+    guard Self.length <= device.wholeSectorCount else {
+      throw .state(
+        "'\(device.name)' is too small for a sidecar: it has \(device.sectorCount.rawValue)"
+          + " sectors, \(Self.length.rawValue) are needed")
+    }
+    do throws(IOFailure) {
+      pages = try PagePool.lend(holding: Self.slot)
+    } catch {
+      throw .io(error)
+    }
   }
 
   private var buffer: IOBuffer { pages.buffer.slice(.zero, Self.slot) }
@@ -58,8 +77,15 @@ final class Sidecar {
       } catch {
         throw .io(error)
       }
-      guard let found = try decode(), found.generation > generation else { continue }
+      guard let found = decode() else { continue }
+      if let shape, shape != found.shape {
+        throw .state(
+          "'\(device.name)' belongs to a mirror of \(found.shape.words); this one has"
+            + " \(shape.words)")
+      }
+      guard found.generation > generation else { continue }
       generation = found.generation
+      shape = found.shape
       newest = found.runs
     }
     return newest
@@ -67,8 +93,9 @@ final class Sidecar {
 
   /// Writes it, durably.
   func write(_ runs: [Run]) async throws(IOFailure) {
+    guard let shape else { preconditionFailure("a sidecar that is only looked at") }
     generation += 1
-    encode(Self.fitted(runs))
+    encode(Self.fitted(runs), shape)
     let first = Self.slot * (generation % 2)
     try await device.write(first..<first + Self.slot, from: buffer, options: .durable)
   }
@@ -96,12 +123,12 @@ final class Sidecar {
     return head + [Run(regions: rest, holders: 0)]
   }
 
-  private func encode(_ runs: [Run]) {
+  private func encode(_ runs: [Run], _ shape: Shape) {
     let buffer = buffer
     buffer.clear()
     let header: [UInt64] = [
-      Self.magic, Self.version, UInt64(legCount), generation, regionCount, regionSize.rawValue,
-      UInt64(runs.count), 0,
+      Self.magic, Self.version, UInt64(shape.legCount), generation, shape.regionCount,
+      shape.regionSize.rawValue, UInt64(runs.count), 0,
     ]
     for (index, value) in header.enumerated() { buffer.store(value, at: index * 8) }
     for (index, run) in runs.enumerated() {
@@ -114,7 +141,7 @@ final class Sidecar {
   }
 
   /// nil for a slot that isn't whole, or was never written.
-  private func decode() throws(MirrorError) -> (generation: UInt64, runs: [Run])? {
+  private func decode() -> Found? {
     let buffer = buffer
     let sum = buffer.integer(at: 56, as: UInt64.self)
     guard buffer.integer(at: 0) == Self.magic, buffer.integer(at: 8) == Self.version else {
@@ -122,27 +149,22 @@ final class Sidecar {
     }
     buffer.store(0 as UInt64, at: 56)
     guard Self.checksum(buffer) == sum else { return nil }
-    guard buffer.integer(at: 16) == UInt64(legCount), buffer.integer(at: 32) == regionCount,
-      buffer.integer(at: 40) == regionSize.rawValue
-    else {
-      throw .state(
-        "'\(device.name)' belongs to a mirror of \(buffer.integer(at: 16, as: UInt64.self)) legs"
-          + " and \(buffer.integer(at: 32, as: UInt64.self)) regions; this one has"
-          + " \(legCount) and \(regionCount)")
-    }
+    let shape = Shape(
+      legCount: Int(truncatingIfNeeded: buffer.integer(at: 16, as: UInt64.self)),
+      regionCount: buffer.integer(at: 32), regionSize: Sector(buffer.integer(at: 40)))
     let count = min(buffer.integer(at: 48, as: UInt64.self), UInt64(Self.maximumRuns))
     var runs: [Run] = []
     for index in 0..<Int(count) {
       let offset = Self.headerCount + index * Self.runCount
       let first: UInt64 = buffer.integer(at: offset)
       let length: UInt64 = buffer.integer(at: offset + 8)
-      guard first <= regionCount, length <= regionCount - first else { continue }
+      guard first <= shape.regionCount, length <= shape.regionCount - first else { continue }
       runs.append(
         Run(
           regions: Region(first)..<Region(first + length),
           holders: buffer.integer(at: offset + 16)))
     }
-    return (buffer.integer(at: 24), runs)
+    return Found(shape: shape, generation: buffer.integer(at: 24), runs: runs)
   }
 
   /// FNV-1a over words.
@@ -152,5 +174,11 @@ final class Sidecar {
       sum = (sum ^ buffer.integer(at: offset)) &* 0x100_0000_01b3
     }
     return sum
+  }
+}
+
+extension Sidecar.Shape {
+  fileprivate var words: String {
+    "\(legCount) legs and \(regionCount) regions of \(regionSize.rawValue) sectors"
   }
 }

@@ -114,7 +114,7 @@ extension MirrorWorld {
         try ensure(failedLegs().contains(leg), "nothing was to be repaired on leg \(leg)")
         try ensure(plan.parameters.conduct.repairsReads, "leg \(leg) was repaired")
       case .logFailed(let reason): try ensure(hasFailed(.log), "the log hasn't failed: \(reason)")
-      case .sidecarFailed(let reason): throw CheckFailure("there is no sidecar: \(reason)")
+      case .sidecarFailed(let reason): throw CheckFailure("the sidecar doesn't fail: \(reason)")
       }
     } catch {
       report(error)
@@ -128,7 +128,8 @@ extension MirrorWorld {
     let (seen, requests): (Int, [LoggedRequest]) =
       switch disk {
       case .leg(let index): (now.withLock { $0.seen[index] }, legs[index].log)
-      case .log: (now.withLock { $0.seen.last ?? 0 }, log?.log ?? [])
+      case .log: (now.withLock { $0.seen.dropFirst(legs.count).first ?? 0 }, log?.log ?? [])
+      case .sidecar: (0, [])
       }
     return requests.dropFirst(seen).contains {
       kinds.contains($0.operation)

@@ -9,10 +9,10 @@ import Mirrors
 /// fail and come back, and ends with a loss of power or without one. Lanes write only to sectors of
 /// their own – not in step with regions – and read everywhere.
 ///
-/// Left out, because the format can't tell which leg has missed something, and leg 0 is trusted
-/// after a loss of power or when a mirror is made anew: errors of leg 0 – other than those that
-/// recovery makes good before the phase ends – and so before a loss of power, and with the
-/// kernel's conduct, which trusts it always; without `handle_errors`, a log that fails – that is
+/// Left out without a sidecar, because the format can't tell which leg has missed something, and
+/// leg 0 is trusted after a loss of power or when a mirror is made anew: errors of leg 0 – other
+/// than those that recovery makes good before the phase ends – and so before a loss of power, and
+/// with the kernel's conduct, which trusts it always. Left out, too: without `handle_errors`, a log that fails – that is
 /// ignored then – together with legs that fail, or a loss of power.
 struct MirrorPlan: Sendable {
   var count = Sector(64)
@@ -23,6 +23,8 @@ struct MirrorPlan: Sendable {
   var legLimits: [DeviceLimits] = []
   /// nil: the log is in memory.
   var logLimits: DeviceLimits?
+  /// nil: nothing keeps over a restart which leg is right.
+  var sidecarLimits: DeviceLimits?
   var start = Start.different
   var phases: [Phase] = []
 
@@ -79,6 +81,7 @@ struct MirrorPlan: Sendable {
     /// The test itself takes the power away, at any moment.
     var isCutOff = false
     var hasDisk: Bool?
+    var hasSidecar: Bool?
     var start: Start?
     var phases: Int?
     var legs: Int?

@@ -29,7 +29,8 @@ struct MirrorPlanner {
     hasFaults = bounds.hasFaults && isUnlucky
     let isCut = random.chance(2, in: 3)
     hasCrashes = bounds.isCutOff || bounds.hasCrashes && isCut
-    isKernel = random.chance(1, in: 3)
+    let isLikeTheKernel = random.chance(1, in: 3)
+    isKernel = isLikeTheKernel && bounds.hasSidecar != true
     let size = RegionSize(Sector(2 << random.next(upperBound: UInt64(5))))
     plan = MirrorPlan(parameters: MirrorParameters(regionSize: size ?? Self.smallest))
   }
@@ -93,7 +94,9 @@ struct MirrorPlanner {
       // Everything is called the same at every resume, which must be so.
       plan.parameters.sync = .nosync
     }
+    let hasSidecar = random.chance(1, in: 2)
     guard !isKernel else { return plan.parameters.conduct = .kernel }
+    if bounds.hasSidecar ?? hasSidecar { plan.sidecarLimits = drawLimits() }
     let size = plan.parameters.regionSize.sectors
     plan.parameters.conduct.recoveriesInFlight = 1 + pick(4)
     plan.parameters.conduct.recoveryPiece = size * UInt64(1 + pick(6))
@@ -123,8 +126,9 @@ struct MirrorPlanner {
       drawFault(&phase.logFaults, .zero..<8)
       if isLogIgnored { return phase }
     }
-    // Leg 0 is trusted by the kernel, and after a loss of power.
-    let first = isKernel || phase.crashAfter != nil || bounds.isCutOff ? 1 : 0
+    // Leg 0 is trusted by the kernel, and without a sidecar after a loss of power.
+    let isLost = plan.sidecarLimits == nil && (phase.crashAfter != nil || bounds.isCutOff)
+    let first = isKernel || isLost ? 1 : 0
     for _ in 0...pick(3) {
       let leg = first + pick(UInt64(plan.offsets.count - first))
       let begin = plan.offsets[leg]

@@ -6,6 +6,7 @@ import DeviceMapperTesting
 enum MirrorDisk: Hashable, Sendable {
   case leg(Int)
   case log
+  case sidecar
 }
 
 /// Faults planted into a run, to see that the checks find them.

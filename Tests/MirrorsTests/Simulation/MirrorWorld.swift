@@ -15,7 +15,7 @@ final class MirrorWorld: Sendable {
     var lanes = 0
     /// Whether the mirror has said that all is in sync, since it was last resumed.
     var wasInSync = false
-    /// How many requests each disk had seen when the mirror was made: legs, then the log.
+    /// How many requests each disk had seen when the mirror was made: legs, log, sidecar.
     var seen: [Int] = []
     var failure: CheckFailure?
   }
@@ -26,8 +26,10 @@ final class MirrorWorld: Sendable {
   let sabotage: MirrorSabotage
   let legs: [SimulatedDisk]
   let log: SimulatedDisk?
+  let sidecar: SimulatedDisk?
   private let devices: [MirrorLeg]
   private let logDevice: (any BlockDevice)?
+  private let sidecarDevice: (any BlockDevice)?
   let model: Mutex<MirrorModel>
   let now = Mutex(Now())
 
@@ -56,14 +58,20 @@ final class MirrorWorld: Sendable {
         "log", sectorCount: 8, content: .zeroes, seed: random.next(), loop: loop, limits: limits,
         crashSwitch: power)
     }
+    sidecar = plan.sidecarLimits.map { limits in
+      SimulatedDisk(
+        "sidecar", sectorCount: 256, content: .zeroes, seed: random.next(), loop: loop,
+        limits: limits, crashSwitch: power)
+    }
     devices = legs.indices.map {
       MirrorLeg(sabotage.device(legs[$0], .leg($0)), offset: plan.offsets[$0])
     }
     logDevice = log.map { sabotage.device($0, .log) }
+    sidecarDevice = sidecar.map { sabotage.device($0, .sidecar) }
     model = Mutex(MirrorModel(count: plan.count))
   }
 
-  var disks: [SimulatedDisk] { legs + (log.map { [$0] } ?? []) }
+  var disks: [SimulatedDisk] { legs + [log, sidecar].compactMap(\.self) }
   var regionCount: UInt64 { plan.parameters.regionSize.count(in: plan.count) }
 
   /// A failure from where nothing can be thrown.
@@ -144,8 +152,8 @@ final class MirrorWorld: Sendable {
   func open() async throws {
     let seen = disks.map { $0.log.count }
     let mirror = try MirrorDevice(
-      legs: devices, log: logDevice, sectorCount: plan.count, parameters: plan.parameters,
-      subJob: 16, on: loop, onEvent: { self.note($0) })
+      legs: devices, log: logDevice, sidecar: sidecarDevice, sectorCount: plan.count,
+      parameters: plan.parameters, subJob: 16, on: loop, onEvent: { self.note($0) })
     now.withLock { now in
       now.seen = seen
       now.mirror = mirror
@@ -182,7 +190,8 @@ final class MirrorWorld: Sendable {
     do throws(MirrorError) {
       try await mirror.resume()
     } catch {
-      report(CheckFailure("the mirror was refused: \(error)"))
+      // It isn't without its sidecar, which needs power.
+      if !power.isOff { report(CheckFailure("the mirror was refused: \(error)")) }
     }
     now.withLock { $0.isOpen = true }
   }

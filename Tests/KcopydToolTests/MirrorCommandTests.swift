@@ -95,8 +95,21 @@ import Testing
     #expect(folder.names == ["a", "b", "c", "new"])
   }
 
+  @Test func `sync takes a sidecar and a rate`() throws {
+    #expect(try run("mirror create-log log --for a --region 64KiB").status == 0)
+    try folder.write("side", Data(count: 128 << 10))
+    let line = "mirror sync a b --log log --region 64KiB --sidecar side --rate 1GiB/s"
+    let outcome = try run(line)
+    #expect(outcome.status == 0, "\(outcome.errors)")
+    #expect(try folder.read("b") == data)
+  }
+
   static let wrong = [
     RefusalTests.Wrong("mirror sync a b", "--log: a log is needed"),
+    RefusalTests.Wrong("mirror sync a b --log log --rate 0", "--rate: must be more than 0"),
+    RefusalTests.Wrong("mirror sync a b --log log --throttle 101", "must be 0 to 100"),
+    RefusalTests.Wrong("mirror sync a b --log log --sidecar missing", "cannot open 'missing'"),
+    RefusalTests.Wrong("mirror sync a b --log log --sidecar a", "'a' and 'a' are the same device"),
     RefusalTests.Wrong("mirror sync a --log log", "1 legs; 2 to 9 are possible"),
     RefusalTests.Wrong("mirror sync a a --log log", "'a' and 'a' are the same device"),
     RefusalTests.Wrong("mirror sync a b --log b", "'b' and 'b' are the same device"),

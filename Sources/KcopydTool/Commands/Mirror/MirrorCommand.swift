@@ -70,8 +70,8 @@ struct MirrorOptions: ParsableArguments {
 
   /// A mirror of the legs, not resumed.
   func mirror(
-    _ devices: [FileDevice], log: FileDevice?, sync: MirrorParameters.SyncPolicy? = nil,
-    on loop: IOLoop
+    _ devices: [FileDevice], log: FileDevice?, sidecar: FileDevice? = nil,
+    sync: MirrorParameters.SyncPolicy? = nil, on loop: IOLoop
   ) throws(Refusal) -> MirrorDevice {
     var parameters = MirrorParameters(regionSize: try regionSize(region))
     parameters.sync = sync
@@ -79,7 +79,8 @@ struct MirrorOptions: ParsableArguments {
     parameters.handlesErrors = true
     do throws(MirrorError) {
       return try MirrorDevice(
-        legs: devices.map { MirrorLeg($0) }, log: log, parameters: parameters, on: loop)
+        legs: devices.map { MirrorLeg($0) }, log: log, sidecar: sidecar, parameters: parameters,
+        on: loop)
     } catch {
       throw Refusal(error.description)
     }

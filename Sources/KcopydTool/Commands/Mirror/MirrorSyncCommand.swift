@@ -9,7 +9,8 @@ struct MirrorSyncCommand: AsyncParsableCommand {
     commandName: "sync",
     abstract: "Bring all legs up to date with the first one, by the log.",
     discussion: """
-      Regions that the log says may differ are copied from the first leg to the others. The log is \
+      Regions that the log says may differ are copied from the first leg – or the one that the \
+      sidecar names – to the others. The log is \
       kept on the way: interrupted at any point, also by a loss of power, the same command goes on.
       """)
 
@@ -18,13 +19,44 @@ struct MirrorSyncCommand: AsyncParsableCommand {
   @Flag(help: "Copy everything, whatever the log says.")
   var all = false
 
+  @Option(
+    help: """
+      The sidecar that says which leg is right where they differ: 128 KiB, zeros when new. Without \
+      it the first leg is.
+      """)
+  var sidecar: String?
+
+  @Option(help: "Part of the time in which copying may be under way, in percent.")
+  var throttle: Int = 100
+
+  @Option(help: "Most bytes per second to copy, such as 100MiB. (default: no limit)")
+  var rate: String?
+
   func run() async throws {
     let interruption = Interruption()
     guard options.log != nil else { throw Refusal("--log: a log is needed") }
+    guard (0...100).contains(throttle) else { throw Refusal("--throttle: must be 0 to 100") }
+    let rate = try rate.map { text throws(Refusal) in
+      try Size.bytes(
+        text.hasSuffix("/s") ? String(text.dropLast(2)) : text, plain: 1, option: "--rate")
+    }
+    if rate == 0 { throw Refusal("--rate: must be more than 0") }
+    if let sidecar,
+      let other = (options.legs + [options.log].compactMap(\.self))
+        .first(where: { isSameFile($0, sidecar) })
+    {
+      throw Refusal("'\(other)' and '\(sidecar)' are the same device")
+    }
     let loop = try startLoop()
     let log = try options.openLog(isWritable: true, on: loop)
+    let sidecar = try sidecar.map { path throws(Refusal) in
+      try [path].openAll(isWritable: true, force: false, on: loop)[0]
+    }
     let legs = try options.open(isWritable: true, on: loop)
-    let mirror = try options.mirror(legs, log: log, sync: all ? .sync : nil, on: loop)
+    let mirror = try options.mirror(
+      legs, log: log, sidecar: sidecar, sync: all ? .sync : nil, on: loop)
+    mirror.throttle.percent = throttle
+    mirror.throttle.bytesPerSecond = rate
     // Of what is no log of this mirror the mirror would make one, and copy everything.
     if let log { _ = try await options.readLog(log, of: legs) }
     let run = MirrorRun(mirror: mirror, title: "syncing", quiet: options.quiet || options.json)

@@ -2,7 +2,7 @@ import BlockIO
 import Foundation
 import Imaging
 import Kcopyd
-import Synchronization
+import SystemPackage
 
 /// A copy with a map, or a rescue, as the command runs it: finds out where to go on, refuses what
 /// doesn't belong together before anything is written, and runs the job with progress.
@@ -60,6 +60,9 @@ struct MappedCopy {
     let targets = paths.map { Resumption.Target(name: $0, identity: identity(of: $0)) }
     let resumption = try refusing { () throws(MapRefusal) in
       try Resumption(found, source: record.source, region: record.region, targets: targets)
+    }
+    for (path, durable) in zip(paths, resumption.durable) where !durable.isEmpty {
+      try lengthen(path)
     }
     let destinations = try openDestinations()
     do throws(Refusal) {
@@ -121,6 +124,18 @@ struct MappedCopy {
 
   private func openDestinations() throws(Refusal) -> Destinations {
     try Destinations(paths, of: source, at: start, options: options, on: engine.loop)
+  }
+
+  /// Other programs let a file grow while they copy: what the map is of may be too short.
+  private func lengthen(_ path: String) throws(Refusal) {
+    let wanted = start.bytes + source.byteCount
+    var status = stat()
+    guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFREG,
+      UInt64(max(0, status.st_size)) < wanted
+    else { return }
+    guard truncate(path, off_t(wanted)) == 0 else {
+      throw Refusal("cannot lengthen '\(path)': \(Errno(rawValue: errno))")
+    }
   }
 
   private func regions(of destinations: Destinations) -> [IORegion] {

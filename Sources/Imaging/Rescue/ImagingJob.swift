@@ -72,6 +72,14 @@ public actor ImagingJob {
       }
     }
 
+    /// Whether anything is left to be tried.
+    var hasWork: Bool {
+      switch self {
+      case .rescue(var plan): plan.next() != .done
+      case .straight(let plan): !plan.isFinished
+      }
+    }
+
     mutating func next() -> RescuePlan.Step {
       switch self {
       case .rescue(var plan):
@@ -173,9 +181,8 @@ public actor ImagingJob {
       isOver = true
     }
     // If nothing was left, nothing was cut off.
-    var rest = order
-    let wasCutOff = rest.next() != .done
-    let ending = ending.map { $0 == .cancelled && !wasCutOff ? .finished : $0 } ?? .finished
+    if ending == .cancelled, !order.hasWork { ending = .finished }
+    let ending = ending ?? .finished
     if ending == .finished, let fill = options.fill { await fillLost(fill) }
     await flushAndSave()
     return ImagingResult(

@@ -19,7 +19,7 @@ struct StraightPlan: Sendable {
     self.map = map
     self.domain = domain
     largestWindow = window
-    self.window = min(window, Self.smallestWindow * 4)
+    self.window = min(window, Self.smallestWindow)
     self.windowsInFlight = windowsInFlight
     position = domain.lowerBound
   }

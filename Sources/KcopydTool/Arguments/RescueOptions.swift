@@ -10,6 +10,9 @@ struct RescueOptions: ParsableArguments {
       valueName: "file"))
   var map: String?
 
+  @Option(help: "How often the map is written, after flushing all destinations. (default: 5s)")
+  var mapInterval: String?
+
   @Flag(help: "Go around what can't be read, in ddrescue's order: copy, trim, scrape, retry.")
   var rescue = false
 
@@ -65,6 +68,7 @@ struct RescueOptions: ParsableArguments {
         throw Refusal("\(name) is for a rescue: give --rescue, too")
       }
     }
+    if map == nil, mapInterval != nil { throw Refusal("--map-interval: there is no --map") }
     guard isWanted else { return }
     if writing.ignoreErrors {
       throw Refusal("--ignore-errors: use --rescue --fill zeros for a copy with --map or --rescue")
@@ -83,11 +87,19 @@ struct RescueOptions: ParsableArguments {
   ) throws(Refusal) -> ImagingJob.Options {
     var options = ImagingJob.Options()
     options.flushes = !writing.noSync
+    if let mapInterval {
+      options.saveInterval = try Self.interval(mapInterval, "--map-interval")
+      guard options.saveInterval > .zero else {
+        throw Refusal("--map-interval: must be more than 0")
+      }
+    }
     guard rescue else { return options }
     options.rescue = try planOptions(for: source)
     options.fill = fill
     options.maximumErrors = maxErrors
-    options.timeout = try timeout.map { (text) throws(Refusal) in try Self.interval(text) }
+    options.timeout = try timeout.map { (text) throws(Refusal) in
+      try Self.interval(text, "--timeout")
+    }
     options.minimumReadRate = try minReadRate.map { (text) throws(Refusal) in
       try Size.bytes(text, plain: 1, option: "--min-read-rate")
     }
@@ -124,17 +136,16 @@ struct RescueOptions: ParsableArguments {
     try text.map { (text) throws(Refusal) in try Sector(text, option: option) }
   }
 
-  /// A time as ddrescue takes it: a number of seconds, or with s, m, h, d.
-  private static func interval(_ text: String) throws(Refusal) -> Duration {
-    let units: [Character: Int64] = ["s": 1, "m": 60, "h": 3600, "d": 86400]
-    let factor = text.last.flatMap { units[$0] }
-    let digits = factor == nil ? text[...] : text.dropLast()
-    guard digits.allSatisfy(\.isWholeNumber), let number = Int64(digits),
-      number <= 1_000_000_000 / (factor ?? 1)
+  /// A time: a number of seconds, or with ms, s, m, h, d.
+  private static func interval(_ text: String, _ option: String) throws(Refusal) -> Duration {
+    let units = ["ms": 1, "s": 1000, "": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000]
+    let digits = text.prefix { $0.isASCII && $0.isNumber }
+    guard let factor = units[String(text.dropFirst(digits.count))], let number = Int64(digits),
+      number <= 1_000_000_000_000 / Int64(factor)
     else {
-      throw Refusal("--timeout: '\(text)' is not a time such as 30s, 5m, 2h")
+      throw Refusal("\(option): '\(text)' is not a time such as 30s, 5m, 2h")
     }
-    return .seconds(number * (factor ?? 1))
+    return .milliseconds(number * Int64(factor))
   }
 }
 

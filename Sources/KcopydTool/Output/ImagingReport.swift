@@ -58,10 +58,7 @@ struct ImagingReport {
       lines.append("the map couldn't be written: \(failure)")
       lines.append("  what it says is true, but there is more than it says")
     }
-    if result.ending == .readError {
-      lines.append(
-        "a read error ended it; with --rescue it goes on around what can't be read")
-    } else if let map, result.ending != .finished {
+    if let map, result.ending != .finished, result.ending != .readError {
       lines.append("the same command goes on, from '\(map)'")
     }
     return lines.joined(separator: "\n")
@@ -125,6 +122,12 @@ struct ImagingReport {
   private var lossLines: [String] {
     let lost = result.lost
     guard !lost.isEmpty else { return [] }
+    guard wasRescue else {
+      return [
+        "a read error ended it, within \(Format.ranges(lost)); with --rescue it goes on around"
+          + " what can't be read"
+      ]
+    }
     let state =
       result.destinations.contains { !$0.filled.isEmpty }
       ? "filled" : "left as they were"

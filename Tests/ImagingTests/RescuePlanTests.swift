@@ -96,7 +96,7 @@ import Testing
   }
 
   @Test func `everything readable is read, and exactly the rest is bad`() throws {
-    try forEachSeed(2000) { seed in try Self.check(seed) }
+    try forEachSeed(800) { seed in try Self.check(seed) }
   }
 
   @Test func `a sector that is forgotten is noticed`() {
@@ -106,7 +106,7 @@ import Testing
   }
 
   @Test func `cut off anywhere, it goes on to the same end`() throws {
-    try forEachSeed(400) { seed in
+    try forEachSeed(150) { seed in
       var random = SeededRandom(seed: seed)
       let world = Case(&random)
       var map = StatusMap(count: world.count)

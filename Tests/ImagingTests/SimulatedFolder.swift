@@ -139,4 +139,6 @@ final class SimulatedFolder: MapFolder {
       state.pending = []
     }
   }
+
+  func make<R: Sendable>(_ body: @escaping @Sendable () -> R) async -> R { body() }
 }

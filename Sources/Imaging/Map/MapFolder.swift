@@ -14,6 +14,8 @@ public protocol MapFolder: Sendable {
   func rename(_ name: String, to other: String) async throws(IOFailure)
   /// Makes the names durable.
   func syncNames() async throws(IOFailure)
+  /// Makes a text that may be long, where that holds nobody up.
+  func make<R: Sendable>(_ body: @escaping @Sendable () -> R) async -> R
 }
 
 /// A folder of the file system.
@@ -71,6 +73,10 @@ public struct SystemFolder: MapFolder {
   }
 
   public func syncNames() async throws(IOFailure) { try await sync(path: path) }
+
+  public func make<R: Sendable>(_ body: @escaping @Sendable () -> R) async -> R {
+    await loop.blocking(body)
+  }
 
   private func sync(path: String) async throws(IOFailure) {
     try await call(.flush, path) {

@@ -86,15 +86,17 @@ public actor MapStore {
   ///
   /// - Throws: when that failed; what was there before is still there then, or the new one.
   public func save(_ mapfile: Mapfile, _ record: ProgressRecord) async throws(IOFailure) {
-    let text = [UInt8](mapfile.text.utf8)
-    let new = Self.sum(text)
+    let (text, new) = await folder.make {
+      let text = [UInt8](mapfile.text.utf8)
+      return (text, Self.sum(text))
+    }
     var record = record
     record.maps = sums.contains(new) ? sums : sums + [new]
-    try await replace(recordName, record.bytes)
+    try await replace(recordName, await folder.make { [record] in record.bytes })
     let temporary = try await prepare(name, text)
     // From here on until the rename is durable either may be found, even if it seems to fail. More
     // than a few that did would be worth nothing: then the mapfile counts as changed by others.
-    sums = record.maps.suffix(Self.maximumSums)
+    sums = Array(record.maps.suffix(Self.maximumSums))
     try await folder.rename(temporary, to: name)
     try await folder.syncNames()
     sums = [new]

@@ -35,6 +35,9 @@ public actor ImagingJob {
     public var flushes = true
     /// How the engine copies, where it does.
     public var copyOptions: CopyOptions = .dropFailedDestinations
+    /// What is known of the content, for what the engine copies; destinations that are blank hold
+    /// nothing that is to be gone on with.
+    public var content: CopyContent?
     /// How much the engine is given at once.
     public var window = Sector(holding: 32 << 20)
 

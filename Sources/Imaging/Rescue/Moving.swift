@@ -36,11 +36,15 @@ extension ImagingJob {
     let to = takers.map {
       IORegion(targets[$0].device, sector: targets[$0].sector + part, count: piece.length)
     }
+    var content = options.content?.part(part..<part + piece.length)
+    content?.blankDestinations = Set(
+      takers.indices.filter { options.content?.blankDestinations.contains(takers[$0]) == true })
     // A task of its own, so that it can be cancelled while all else goes on.
-    let task = Task(executorPreference: loop) { [client, options] in
+    let task = Task(executorPreference: loop) { [client, options, content] in
       do throws(KcopydError) {
         return Result<CopyResult, KcopydError>.success(
-          try await client.copy(from: from, to: to, options: options.copyOptions))
+          try await client.copy(
+            from: from, to: to, options: options.copyOptions, content: content))
       } catch {
         return .failure(error)
       }

@@ -78,11 +78,7 @@ final class Sidecar {
         throw .io(error)
       }
       guard let found = decode() else { continue }
-      if let shape, shape != found.shape {
-        throw .state(
-          "'\(device.name)' belongs to a mirror of \(found.shape.words); this one has"
-            + " \(shape.words)")
-      }
+      if let shape { try found.shape.check(shape, name: device.name) }
       guard found.generation > generation else { continue }
       generation = found.generation
       shape = found.shape
@@ -178,7 +174,13 @@ final class Sidecar {
 }
 
 extension Sidecar.Shape {
-  fileprivate var words: String {
+  /// Refuses a mirror that is another one than that of the sidecar `name`.
+  func check(_ mirror: Self, name: String) throws(MirrorError) {
+    guard self != mirror else { return }
+    throw .state("'\(name)' belongs to a mirror of \(words); this one has \(mirror.words)")
+  }
+
+  private var words: String {
     "\(legCount) legs and \(regionCount) regions of \(regionSize.rawValue) sectors"
   }
 }

@@ -8,8 +8,10 @@ struct MirrorCheckCommand: AsyncParsableCommand {
     commandName: "check",
     abstract: "Compare the legs of a mirror, and make them the same on request.",
     discussion: """
-      With a log only regions that it calls clean are compared: the others are known to differ. \
-      Exit status 0: the same, or made so; 1: they differ, or a part couldn't be read.
+      With a log only regions that it calls clean are compared: the others are known to differ, \
+      and sync is for them. With a sidecar and no log, regions of which it says that another leg \
+      than the first is right are left out, also by --repair. Exit status 0: the same, or made so; \
+      1: they differ, or a part couldn't be read or was left out.
       """)
 
   @OptionGroup var options: MirrorOptions
@@ -31,6 +33,7 @@ struct MirrorCheckCommand: AsyncParsableCommand {
     let sectorsCompared: UInt64
     let legs: [Leg]
     let outOfSync: [Range]
+    let leftOut: [Range]
     let unreadable: [Range]
     let repaired: [Range]
   }
@@ -39,20 +42,27 @@ struct MirrorCheckCommand: AsyncParsableCommand {
     let loop = try startLoop()
     let log = try options.openLog(isWritable: false, on: loop)
     let legs = try options.open(isWritable: repair, on: loop)
-    var dirty = RangeSet<Sector>()
-    if let log { dirty = try await dirtySectors(log, of: legs) }
+    let sidecar = try await options.openSidecar(isWritable: false, of: legs, on: loop)
+    // Where the log says that all legs are the same, what the sidecar says is from before.
+    let (dirty, leftOut) =
+      if let log {
+        (try await dirtySectors(log, of: legs), RangeSet<Sector>())
+      } else {
+        (RangeSet<Sector>(), try sectorsRightElsewhere(sidecar?.content, of: legs))
+      }
+    let skipped = dirty.union(leftOut)
     // A mirror in memory in which everything counts as the same: nothing is copied by itself.
     let mirror = try options.mirror(legs, log: nil, sync: .nosync, on: loop)
     try await mirror.resume()
-    let result = await Self.untilInterrupted { [dirty] in
-      await mirror.compare(repairs: repair, skipping: dirty)
+    let result = await Self.untilInterrupted {
+      await mirror.compare(repairs: repair, skipping: skipped)
     }
     if repair {
       do throws(IOFailure) { try await mirror.flush() } catch { throw Refusal(error.description) }
     }
     await mirror.suspend()
-    try report(result, dirty, legs)
-    if result.compared + dirty.sectorCount + result.outOfSync.sectorCount < mirror.sectorCount {
+    try report(result, dirty, leftOut, legs)
+    if result.compared + skipped.sectorCount + result.outOfSync.sectorCount < mirror.sectorCount {
       Output.note("interrupted: \(result.compared.rawValue) sectors were compared")
       throw Ended(status: 130)
     }
@@ -71,18 +81,33 @@ struct MirrorCheckCommand: AsyncParsableCommand {
   private func dirtySectors(
     _ log: FileDevice, of legs: [FileDevice]
   ) async throws(Refusal) -> RangeSet<Sector> {
+    try sectors(of: try await options.readLog(log, of: legs).dirtyRuns(), of: legs)
+  }
+
+  /// Where the sidecar says that the first leg isn't right, or that it isn't known which one is.
+  private func sectorsRightElsewhere(
+    _ sidecar: MirrorSidecar?, of legs: [FileDevice]
+  ) throws(Refusal) -> RangeSet<Sector> {
+    let runs = sidecar?.runs.filter { !$0.holders.contains(0) } ?? []
+    return try sectors(of: runs.map(\.regions), of: legs)
+  }
+
+  private func sectors(
+    of runs: [Range<Region>], of legs: [FileDevice]
+  ) throws(Refusal) -> RangeSet<Sector> {
     let region = try regionSize(options.region).sectors
     let length = legs.map(\.sectorCount).min() ?? .zero
-    var dirty = RangeSet<Sector>()
-    for run in try await options.readLog(log, of: legs).dirtyRuns() {
+    var sectors = RangeSet<Sector>()
+    for run in runs {
       let start = region * run.lowerBound.rawValue
-      dirty.insert(start..<min(length, start + region * UInt64(run.count)))
+      sectors.insert(start..<min(length, start + region * UInt64(run.count)))
     }
-    return dirty
+    return sectors
   }
 
   private func report(
-    _ result: MirrorComparison, _ dirty: RangeSet<Sector>, _ legs: [FileDevice]
+    _ result: MirrorComparison, _ dirty: RangeSet<Sector>, _ leftOut: RangeSet<Sector>,
+    _ legs: [FileDevice]
   ) throws {
     if options.json {
       Output.say(
@@ -92,9 +117,9 @@ struct MirrorCheckCommand: AsyncParsableCommand {
             legs: legs.indices.map {
               .init(
                 path: options.legs[$0], differing: ranges(result.differences[$0] ?? RangeSet()))
-            }, outOfSync: ranges(dirty), unreadable: ranges(result.unreadable),
-            repaired: ranges(result.repaired))))
-    } else if !options.quiet || !result.isEqual {
+            }, outOfSync: ranges(dirty), leftOut: ranges(leftOut),
+            unreadable: ranges(result.unreadable), repaired: ranges(result.repaired))))
+    } else if !options.quiet || !result.isEqual || !leftOut.isEmpty {
       for index in legs.indices {
         guard let found = result.differences[index] else { continue }
         Output.say(
@@ -103,6 +128,11 @@ struct MirrorCheckCommand: AsyncParsableCommand {
       }
       if !dirty.isEmpty {
         Output.say("out of sync, not compared: \(Format.ranges(dirty, limit: 8))")
+      }
+      if !leftOut.isEmpty {
+        Output.say(
+          "left out, as the sidecar says that another leg is right there:"
+            + " \(Format.ranges(leftOut, limit: 8)); give the log, and sync them")
       }
       if !result.unreadable.isEmpty {
         Output.say("unreadable: \(Format.ranges(result.unreadable, limit: 8))")
@@ -114,7 +144,7 @@ struct MirrorCheckCommand: AsyncParsableCommand {
     }
     let left = result.differences.values.reduce(into: RangeSet<Sector>()) { $0.formUnion($1) }
       .subtracting(result.repaired)
-    if !left.isEmpty || !result.unreadable.isEmpty { throw Ended(status: 1) }
+    if !left.isEmpty || !result.unreadable.isEmpty || !leftOut.isEmpty { throw Ended(status: 1) }
   }
 
   private func ranges(_ set: RangeSet<Sector>) -> [Document.Range] {

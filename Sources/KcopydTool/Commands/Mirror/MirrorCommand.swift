@@ -26,6 +26,13 @@ struct MirrorOptions: ParsableArguments {
   @Option(help: "The log device.")
   var log: String?
 
+  @Option(
+    help: """
+      The sidecar that says which leg is right where they differ: 128 KiB, zeros when new. Without \
+      it the first leg is.
+      """)
+  var sidecar: String?
+
   @Option(help: "Size of a region, a power of two; that of the mirror that wrote the log.")
   var region: String = "2MiB"
 
@@ -49,6 +56,28 @@ struct MirrorOptions: ParsableArguments {
       throw Refusal("'\(leg)' and '\(log)' are the same device")
     }
     return try [log].openAll(isWritable: isWritable, force: force, on: loop)[0]
+  }
+
+  /// Opens the sidecar; refuses what is none, or one of another mirror.
+  func openSidecar(
+    isWritable: Bool, of legs: [FileDevice], on loop: IOLoop
+  ) async throws(Refusal) -> (device: FileDevice, content: MirrorSidecar)? {
+    guard let sidecar else { return nil }
+    let others = self.legs + [log].compactMap(\.self)
+    if let other = others.first(where: { isSameFile($0, sidecar) }) {
+      throw Refusal("'\(other)' and '\(sidecar)' are the same device")
+    }
+    let device = try [sidecar].openAll(isWritable: isWritable, force: force, on: loop)[0]
+    let count = try regionCount(legs)
+    let size = try regionSize(region)
+    do throws(MirrorError) {
+      let content = try await MirrorSidecar(of: device)
+      try content.checkFits(
+        legCount: legs.count, regionCount: count, regionSize: size, name: device.name)
+      return (device, content)
+    } catch {
+      throw Refusal(error.description)
+    }
   }
 
   /// How many regions a mirror of these legs has.

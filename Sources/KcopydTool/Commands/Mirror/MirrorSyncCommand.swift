@@ -10,21 +10,14 @@ struct MirrorSyncCommand: AsyncParsableCommand {
     abstract: "Bring all legs up to date with the first one, by the log.",
     discussion: """
       Regions that the log says may differ are copied from the first leg – or the one that the \
-      sidecar names – to the others. The log is \
-      kept on the way: interrupted at any point, also by a loss of power, the same command goes on.
+      sidecar names – to the others. The log is kept on the way: interrupted at any point, also by \
+      a loss of power, the same command goes on.
       """)
 
   @OptionGroup var options: MirrorOptions
 
   @Flag(help: "Copy everything, whatever the log says.")
   var all = false
-
-  @Option(
-    help: """
-      The sidecar that says which leg is right where they differ: 128 KiB, zeros when new. Without \
-      it the first leg is.
-      """)
-  var sidecar: String?
 
   @Option(help: "Part of the time in which copying may be under way, in percent.")
   var throttle: Int = 100
@@ -41,20 +34,12 @@ struct MirrorSyncCommand: AsyncParsableCommand {
         text.hasSuffix("/s") ? String(text.dropLast(2)) : text, plain: 1, option: "--rate")
     }
     if rate == 0 { throw Refusal("--rate: must be more than 0") }
-    if let sidecar,
-      let other = (options.legs + [options.log].compactMap(\.self))
-        .first(where: { isSameFile($0, sidecar) })
-    {
-      throw Refusal("'\(other)' and '\(sidecar)' are the same device")
-    }
     let loop = try startLoop()
     let log = try options.openLog(isWritable: true, on: loop)
-    let sidecar = try sidecar.map { path throws(Refusal) in
-      try [path].openAll(isWritable: true, force: false, on: loop)[0]
-    }
     let legs = try options.open(isWritable: true, on: loop)
+    let sidecar = try await options.openSidecar(isWritable: true, of: legs, on: loop)
     let mirror = try options.mirror(
-      legs, log: log, sidecar: sidecar, sync: all ? .sync : nil, on: loop)
+      legs, log: log, sidecar: sidecar?.device, sync: all ? .sync : nil, on: loop)
     mirror.throttle.percent = throttle
     mirror.throttle.bytesPerSecond = rate
     // Of what is no log of this mirror the mirror would make one, and copy everything.

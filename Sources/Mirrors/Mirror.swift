@@ -197,7 +197,7 @@ actor Mirror {
   ) throws(IOFailure) {
     guard isResumed, !isSuspending else {
       throw IOFailure(
-        operation, name, sectors, errno: .ioError, detail: "the mirror is not resumed")
+        operation, name, sectors, errno: .ioError, detail: IOFailure.notResumedDetail)
     }
     requests.add(1)
   }

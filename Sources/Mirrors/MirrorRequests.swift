@@ -324,5 +324,9 @@ extension IOFailure {
   /// Whether that is so.
   public var isRequeued: Bool { detail == Self.requeuedDetail }
 
+  /// Whether a mirror refused the request because it isn't resumed: nothing has been done.
+  public var isMirrorNotResumed: Bool { detail == Self.notResumedDetail }
+
+  static let notResumedDetail = "the mirror is not resumed"
   private static let requeuedDetail = "to be done by the device that takes this one's place"
 }

@@ -67,6 +67,16 @@ extension FileDevice {
     try FileDevice(opened: OpenedFile(path, options), name: path, loop: loop)
   }
 
+  /// What the device of a path is, without opening it; nil: nothing that could be opened.
+  public static func identity(of path: String) -> DeviceIdentity? {
+    guard let kind = FileKind(path: path) else { return nil }
+    return switch kind.type {
+    case .regular: .file(device: kind.device, inode: kind.inode)
+    case .blockSpecial: .blockSpecial(device: kind.specialDevice)
+    case .directory, .other: nil
+    }
+  }
+
   /// Makes a new regular file that reads as `byteCount` zeros, and opens it for writing.
   ///
   /// - Throws: `EEXIST` when there is something of that name; whatever making it refuses. There

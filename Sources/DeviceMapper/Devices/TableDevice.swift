@@ -1,0 +1,51 @@
+public import BlockIO
+import Synchronization
+
+/// A device that tables use: opened once for all of them.
+public final class TableDevice: Sendable {
+  /// The device.
+  public let device: any BlockDevice
+  /// The word by which the table calls it.
+  public let word: TableWord
+  /// Whether it may be written.
+  public let isWritable: Bool
+
+  let key: OpenDevices.Key
+  /// Its size; of a mapped device that has only an inactive table, the one it will have.
+  let sectorCount: Sector
+
+  init(
+    _ device: any BlockDevice, _ word: TableWord, isWritable: Bool, key: OpenDevices.Key,
+    sectorCount: Sector? = nil
+  ) {
+    // A file may end within a sector, which could be written only in part.
+    self.sectorCount = sectorCount ?? device.wholeSectorCount
+    self.device = device
+    self.word = word
+    self.isWritable = isWritable
+    self.key = key
+  }
+}
+
+/// Sectors of a device that a table writes.
+struct DeviceClaim: Sendable {
+  let identity: DeviceIdentity
+  let name: String
+  /// nil: all.
+  let sectors: Range<Sector>?
+
+  func overlaps(_ other: DeviceClaim) -> Bool {
+    guard identity == other.identity else { return false }
+    guard let sectors, let others = other.sectors else { return true }
+    return sectors.overlaps(others)
+  }
+}
+
+/// The claims of a table, as its targets make them.
+final class DeviceClaims: Sendable {
+  private let claims = Mutex<[DeviceClaim]>([])
+
+  func add(_ claim: DeviceClaim) { claims.withLock { $0.append(claim) } }
+
+  var all: [DeviceClaim] { claims.withLock { $0 } }
+}

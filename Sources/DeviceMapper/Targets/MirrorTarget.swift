@@ -1,4 +1,5 @@
 public import BlockIO
+import Kcopyd
 import Mirrors
 import Synchronization
 import SystemPackage
@@ -31,7 +32,8 @@ public final class MirrorTarget: Target {
           legs: line.legs.map { MirrorLeg($0.opened.device, offset: $0.start) },
           log: line.log?.device, sidecar: line.options.sidecar?.device,
           sectorCount: context.sectors.length, parameters: line.parameters,
-          name: context.deviceName, throttle: context.services.resyncThrottle, on: context.loop
+          name: context.deviceName, throttle: context.services.resyncThrottle ?? Throttle(),
+          on: context.loop
         ) { event in
           onEvent(TargetEvent(event))
         }

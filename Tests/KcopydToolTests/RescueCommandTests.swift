@@ -78,6 +78,32 @@ struct RescueCommandTests {
     #expect(try blocks("map").contains { $0.hasSuffix("-") })
   }
 
+  @Test func `retries without end are interrupted, and gone on with`() throws {
+    let file = try FailingFile(folder.file("image"), bad: Self.bad, in: folder)
+    let running = try Command.start(
+      [
+        "copy", "--rescue", "--retries", "-1", "--map", "map", "--map-interval", "20ms", file.path,
+        "a",
+      ], in: folder)
+    // The status line of the mapfile says what it is at.
+    while running.process.isRunning {
+      let text = (try? folder.read("map")).map { String(decoding: $0, as: UTF8.self) } ?? ""
+      let status = text.split(separator: "\n").first { !$0.hasPrefix("#") }
+      if status?.contains(" - ") == true { break }
+      usleep(5000)
+    }
+    kill(running.process.processIdentifier, SIGTERM)
+    let outcome = try running.finish()
+    #expect(outcome.status == 130)
+    #expect(outcome.errors.contains("the same command goes on, from 'map'"), "\(outcome.errors)")
+    #expect(try folder.read("a") == rescued)
+    try file.mend()
+    let mended = try Command.run(
+      "copy", "--rescue", "--retries", "-1", "--map", "map", file.path, "a", in: folder)
+    #expect(mended.status == 0, "\(mended.errors)")
+    #expect(try folder.read("a") == data)
+  }
+
   @Test func `a source that can't be read anywhere`() throws {
     let file = try FailingFile(
       folder.file("image"), bad: Array(stride(from: 0, to: 2 << 20, by: 4096)), in: folder)

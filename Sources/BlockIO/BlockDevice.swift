@@ -32,6 +32,8 @@ public enum DeviceIdentity: Hashable, Sendable {
   case file(device: UInt64, inode: UInt64)
   /// A block special: its device number.
   case blockSpecial(device: UInt64)
+  /// An export of a server: where the server is, and the name of the export there.
+  case network(server: String, export: String)
   /// A device that exists in this process only.
   case object(ObjectIdentifier)
 }
@@ -161,7 +163,7 @@ extension BlockDevice {
   }
 
   /// Writes zeros like any other data.
-  func writeZeroesFromMemory(_ sectors: Range<Sector>) async throws(IOFailure) {
+  package func writeZeroesFromMemory(_ sectors: Range<Sector>) async throws(IOFailure) {
     var rest = sectors
     while !rest.isEmpty {
       let count = min(rest.length, IOBuffer.zeroes.sectorCount)

@@ -55,6 +55,21 @@ public struct IOBuffer: @unchecked Sendable {
   /// Fills the buffer with zeros.
   public func clear() { memset(base, 0, byteCount) }
 
+  /// Fills the bytes of `range` with zeros.
+  public func clear(_ range: Range<Int>) {
+    precondition(range.lowerBound >= 0 && range.upperBound <= byteCount)
+    memset(base + range.lowerBound, 0, range.count)
+  }
+
+  /// Puts `bytes` to a byte offset.
+  public func store(_ bytes: RawSpan, at offset: Int) {
+    precondition(offset >= 0 && offset <= byteCount && bytes.byteCount <= byteCount - offset)
+    bytes.withUnsafeBytes { source in
+      // Not of one owner: `bytes` is borrowed from elsewhere for the length of this call.
+      if let source = source.baseAddress { memcpy(base + offset, source, bytes.byteCount) }
+    }
+  }
+
   /// Copies the bytes of `other`, which must be of the same length.
   public func copy(from other: IOBuffer) {
     precondition(byteCount == other.byteCount)

@@ -77,6 +77,23 @@ import Testing
     }
   }
 
+  @Test func partsByByte() throws {
+    try withBuffers { buffer, other in
+      Pattern("a").fill(buffer, from: 0)
+      other.clear()
+      buffer.withBytes { bytes in
+        other.store(bytes.extracting(5..<700), at: 5)
+        other.store(bytes.extracting(700..<4096), at: 700)
+      }
+      other.store([UInt8]().span.bytes, at: 4096)
+      buffer.clear(0..<5)
+      #expect(buffer.differences(from: other).isEmpty)
+      buffer.clear(4000..<4096)
+      #expect(buffer.slice(0, 7).differences(from: other.slice(0, 7)).isEmpty)
+      #expect(!buffer.differences(from: other).isEmpty)
+    }
+  }
+
   @Test func slicesAndCopies() throws {
     try withBuffers { buffer, other in
       Pattern("a").fill(buffer, from: 10)

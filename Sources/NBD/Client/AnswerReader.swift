@@ -117,18 +117,18 @@ struct AnswerReader {
     switch head {
     case .simple(let error, let number):
       let asked = try asked(number)
-      if error.rawValue != 0 {
+      if error != .none {
         open[number]?.failure = RequestFailure(error: error)
         open[number]?.goodBytes = 0
       }
       if case .read = asked.operation {
         if export.isStructured { throw .lie("a simple reply to a read") }
-        if error.rawValue == 0 {
+        if error == .none {
           _ = open[number]?.parts.add(0..<asked.payload)
           state = .data(number, at: 0, left: asked.payload, isLast: true)
           return
         }
-      } else if case .blockStatus = asked.operation, error.rawValue == 0 {
+      } else if case .blockStatus = asked.operation, error == .none {
         throw .lie("a simple reply to a question for extents")
       }
       try close(number, finish)

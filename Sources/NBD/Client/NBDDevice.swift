@@ -267,8 +267,10 @@ public final class NBDDevice: BlockDevice {
     guard !sectors.isEmpty, limit > 0 else { return [] }
     guard export.allocation != nil else { return [BlockExtent(sectors, .unknown)] }
     // Within what a length of 32 bits takes, in whole blocks.
-    let asked = sectors.lowerBound..<min(
-      sectors.upperBound, sectors.lowerBound + Sector(1 << 21))
+    let asked =
+      sectors
+      .lowerBound..<min(
+        sectors.upperBound, sectors.lowerBound + Sector(1 << 21))
     let wide = layout.sectorsOfBlocks(around: layout.bytes(of: asked))
     let answer = try await perform(
       .init(operation: .blockStatus(wide, limit: limit + 1), bytes: layout.bytes(of: wide)),

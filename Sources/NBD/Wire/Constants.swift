@@ -129,6 +129,7 @@ struct AllocationFlags: OptionSet, Hashable, Sendable {
 /// Why a request failed, as it goes over the wire: the numbers are Linux's on every system.
 struct WireError: RawRepresentable, Hashable, Sendable {
   let rawValue: UInt32
+  static let none = WireError(rawValue: 0)
   static let notPermitted = WireError(rawValue: 1)
   static let io = WireError(rawValue: 5)
   static let noMemory = WireError(rawValue: 12)

@@ -55,10 +55,10 @@ import Testing
   @Test(arguments: seeds(20)) func `pieces are what was asked for`(seed: UInt64) {
     var random = SeededRandom(seed: seed)
     for _ in 0..<200 {
-      let block = UInt64(1) << random.next(upperBound: 14)
+      let block = UInt64(1) << random.next(upperBound: UInt64(14))
       let layout = ExportLayout(
-        byteCount: 1 + random.next(upperBound: 1 << 18), block: block,
-        maximum: block * (1 + random.next(upperBound: 9)))
+        byteCount: 1 + random.next(upperBound: UInt64(1 << 18)), block: block,
+        maximum: block * (1 + random.next(upperBound: UInt64(9))))
       let start = random.next(upperBound: layout.byteCount)
       let end = start + random.next(upperBound: layout.byteCount - start + 1)
       var next = start

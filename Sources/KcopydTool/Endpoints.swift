@@ -1,13 +1,14 @@
 import BlockIO
 import Foundation
 import Kcopyd
+import NBD
 import SystemPackage
 
 /// The source of a copy and the part of it that is wanted.
 struct Source {
   let device: any BlockDevice
   /// The files that it is made of: one, unless it is a snapshot.
-  let files: [FileDevice]
+  let files: [any BlockDevice]
   let region: IORegion
   /// The bytes of the region that the source has: its last sector may be a begun one.
   let byteCount: UInt64
@@ -15,14 +16,14 @@ struct Source {
   /// Opens `path` and finds the region; every refusal says what is wrong with which.
   init(
     _ path: String, from: Sector, count: Sector?, options: WritingOptions, on loop: IOLoop
-  ) throws(Refusal) {
-    let file = try openDevice(path, writable: false, options: options, on: loop)
+  ) async throws(Refusal) {
+    let file = try await openEndpoint(path, writable: false, options: options, on: loop)
     try self.init(file, of: [file], from: from, count: count)
   }
 
   /// A part of a device that is open already.
   init(
-    _ device: any BlockDevice, of files: [FileDevice], from: Sector, count: Sector?
+    _ device: any BlockDevice, of files: [any BlockDevice], from: Sector, count: Sector?
   ) throws(Refusal) {
     self.device = device
     self.files = files
@@ -56,12 +57,27 @@ func openDevice(
   }
 }
 
-/// Opens one device as the options say.
-func openDevice(
+/// Opens the export that `name` is the URI of; nil: it isn't one but a file.
+func openExport(_ name: String, writable: Bool) async throws(Refusal) -> NBDDevice? {
+  guard NBDURI.isMeant(by: name) else { return nil }
+  var options = NBDClientOptions()
+  options.isWritable = writable
+  do {
+    return try await NBDDevice.open(NBDURI(name), options)
+  } catch let error as IOFailure {
+    throw Refusal(error.description)
+  } catch {
+    throw Refusal("\(error)")
+  }
+}
+
+/// Opens one end of a copy as the options say: a file, a disk or an export.
+func openEndpoint(
   _ path: String, writable: Bool, direct: DirectChoice? = nil, options: WritingOptions,
   on loop: IOLoop
-) throws(Refusal) -> FileDevice {
-  try openDevice(
+) async throws(Refusal) -> any BlockDevice {
+  if let export = try await openExport(path, writable: writable) { return export }
+  return try openDevice(
     path,
     .init(
       isWritable: writable, direct: direct ?? options.engine.direct, isExclusive: !options.force),
@@ -79,12 +95,12 @@ func isSameFile(_ one: String, _ other: String) -> Bool {
 /// The destinations of a copy. Files that don't exist are made last, when nothing else can be
 /// refused any more, and removed again when making one of them fails.
 struct Destinations {
-  private(set) var devices: [FileDevice] = []
+  private(set) var devices: [any BlockDevice] = []
   private(set) var created: [String] = []
 
   init(
     _ paths: [String], of source: Source, at start: Sector, options: WritingOptions, on loop: IOLoop
-  ) throws(Refusal) {
+  ) async throws(Refusal) {
     guard !paths.isEmpty else { throw Refusal("no destination") }
     guard paths.count <= KcopydClient.maximumDestinations else {
       throw Refusal(
@@ -97,11 +113,12 @@ struct Destinations {
     let wanted = start.bytes + source.byteCount
     // What isn't worth caching when read isn't when written.
     let direct =
-      options.engine.direct == .auto && source.files.allSatisfy(\.isDirect)
+      options.engine.direct == .auto
+        && source.files.allSatisfy { ($0 as? FileDevice)?.isDirect == true }
       ? DirectChoice.whenPossible : options.engine.direct
-    var opened: [Int: FileDevice] = [:]
+    var opened: [Int: any BlockDevice] = [:]
     for (index, path) in paths.enumerated() where Self.exists(path) {
-      let device = try openDevice(
+      let device = try await openEndpoint(
         path, writable: true, direct: direct, options: options, on: loop)
       try Self.check(device, against: source, wanted: wanted)
       if let other = opened.values.first(where: { $0.identity == device.identity }) {
@@ -122,12 +139,13 @@ struct Destinations {
   }
 
   private static func exists(_ path: String) -> Bool {
+    if NBDURI.isMeant(by: path) { return true }
     var status = stat()
     return stat(path, &status) == 0 || errno != ENOENT
   }
 
   private static func check(
-    _ device: FileDevice, against source: Source, wanted: UInt64
+    _ device: any BlockDevice, against source: Source, wanted: UInt64
   ) throws(Refusal) {
     guard !source.files.contains(where: { $0.identity == device.identity }) else {
       throw Refusal(

@@ -2,6 +2,7 @@ import BlockIO
 import Foundation
 import Imaging
 import Kcopyd
+import NBD
 import SystemPackage
 
 /// A copy with a map, or a rescue, as the command runs it: finds out where to go on, refuses what
@@ -34,7 +35,7 @@ struct MappedCopy {
   func run() async throws(Refusal) -> ImagingReport {
     let jobOptions = try rescue.jobOptions(for: source, options)
     guard let map = rescue.map else {
-      let destinations = try openDestinations()
+      let destinations = try await openDestinations()
       let resumption = Resumption(byteCount: source.device.byteCount, targets: paths.count)
       return try await run(destinations, resumption, nil, jobOptions)
     }
@@ -57,14 +58,16 @@ struct MappedCopy {
       region: .init(from: source.region.sector, to: start, count: source.region.count),
       destinations: [])
     let found = try await refusing { () async throws(MapRefusal) in try await store.load() }
-    let targets = paths.map { Resumption.Target(name: $0, identity: identity(of: $0)) }
+    var targets: [Resumption.Target] = []
+    for path in paths { targets.append(.init(name: path, identity: await identity(of: path))) }
     let resumption = try refusing { () throws(MapRefusal) in
       try Resumption(found, source: record.source, region: record.region, targets: targets)
     }
-    for (path, durable) in zip(paths, resumption.durable) where !durable.isEmpty {
+    for (path, durable) in zip(paths, resumption.durable)
+    where !durable.isEmpty && !NBDURI.isMeant(by: path) {
       try lengthen(path)
     }
-    let destinations = try openDestinations()
+    let destinations = try await openDestinations()
     do throws(Refusal) {
       let regions = regions(of: destinations)
       try await refusing { () async throws(MapRefusal) in
@@ -122,8 +125,8 @@ struct MappedCopy {
 
   // MARK: Endpoints
 
-  private func openDestinations() throws(Refusal) -> Destinations {
-    try Destinations(paths, of: source, at: start, options: options, on: engine.loop)
+  private func openDestinations() async throws(Refusal) -> Destinations {
+    try await Destinations(paths, of: source, at: start, options: options, on: engine.loop)
   }
 
   /// Other programs let a file grow while they copy: what the map is of may be too short.
@@ -154,7 +157,10 @@ struct MappedCopy {
 
   /// What a destination is, if it is there and can be looked at: what is wrong with it otherwise is
   /// said when it is opened for writing.
-  private func identity(of path: String) -> String? {
+  private func identity(of path: String) async -> String? {
+    if let export = try? await openExport(path, writable: false) {
+      return EndpointIdentity.of(export)
+    }
     let how = FileDevice.Options(isWritable: false, direct: .off, isExclusive: false)
     return (try? FileDevice.open(path, how, on: engine.loop)).map(EndpointIdentity.of)
   }

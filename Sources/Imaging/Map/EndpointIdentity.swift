@@ -8,11 +8,13 @@ public enum EndpointIdentity {
   /// - `file:INODE` for a regular file – the number of its file system changes with a restart;
   /// - `disk:…` with what the disk says of itself (world-wide name, serial number), the unique
   ///   name of a mapped device, or the file behind a loop device, and the partition;
+  /// - `nbd:SERVER/EXPORT` for an export of a server;
   /// - `number:MAJOR:MINOR` for a disk that says nothing, which may be another one next time.
   public static func of(_ device: any BlockDevice) -> String {
     switch device.identity {
     case .file(_, let inode): "file:\(inode)"
     case .blockSpecial(let number): disk(number)
+    case .network(let server, let export): "nbd:\(server)/\(export)"
     case .object: "object:\(device.name)"
     }
   }

@@ -31,8 +31,8 @@ struct CompareCommand: AsyncParsableCommand {
     let count = try count.map { try Sector($0, option: "--count") }
     if count == .zero { throw Refusal("--count: must be more than 0") }
     let engine = try options.makeEngine()
-    let one = try open(first, on: engine.loop)
-    let two = try open(second, on: engine.loop)
+    let one = try await open(first, on: engine.loop)
+    let two = try await open(second, on: engine.loop)
     let rests = (try rest(of: one, from, "--from"), try rest(of: two, to, "--to"))
     let length = count ?? min(rests.0, rests.1)
     guard length <= rests.0, length <= rests.1 else {
@@ -46,7 +46,8 @@ struct CompareCommand: AsyncParsableCommand {
   }
 
   /// Reading alone harms nobody, and both may be the same disk: never exclusive.
-  private func open(_ path: String, on loop: IOLoop) throws(Refusal) -> FileDevice {
+  private func open(_ path: String, on loop: IOLoop) async throws(Refusal) -> any BlockDevice {
+    if let export = try await openExport(path, writable: false) { return export }
     do throws(IOFailure) {
       return try FileDevice.open(
         path, .init(isWritable: false, direct: options.direct, isExclusive: false), on: loop)
@@ -56,7 +57,7 @@ struct CompareCommand: AsyncParsableCommand {
   }
 
   private func rest(
-    of device: FileDevice, _ start: Sector, _ option: String
+    of device: any BlockDevice, _ start: Sector, _ option: String
   ) throws(Refusal) -> Sector {
     guard start < device.sectorCount || start == .zero else {
       throw Refusal(

@@ -5,11 +5,15 @@ import Kcopyd
 struct CopyCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "copy",
-    abstract: "Copy a file or disk to one or more others.",
+    abstract: "Copy a file, disk or network block device to one or more others.",
     discussion: """
       Files that don't exist are made as long as the copy; existing ones must be large enough, \
       and only the copied part of them is overwritten. A destination that fails is left alone and \
       the others are finished. "Copied" is said when everything is durable.
+
+      Source and destinations may be NBD exports: nbd://host/export, \
+      'nbd+unix:///export?socket=path', and nbds for TLS with \
+      ?tls-certificates=folder (ca-cert.pem, client-cert.pem, client-key.pem).
       """)
 
   @Argument(help: ArgumentHelp("File or block device to read.", valueName: "source"))
@@ -39,7 +43,8 @@ struct CopyCommand: AsyncParsableCommand {
     if count == .zero { throw Refusal("--count: must be more than 0") }
     try rescue.check(with: options)
     let engine = try options.engine.makeEngine()
-    let source = try Source(source, from: from, count: count, options: options, on: engine.loop)
+    let source = try await Source(
+      source, from: from, count: count, options: options, on: engine.loop)
     if rescue.isWanted {
       let copy = MappedCopy(
         source: source, paths: destinations, start: to, rescue: rescue, options: options,
@@ -57,7 +62,7 @@ func copyAll(
   _ source: Source, to paths: [String], at start: Sector, _ engine: Engine,
   _ options: WritingOptions, _ title: String, _ interruption: Interruption
 ) async throws(Refusal) -> Report {
-  let destinations = try Destinations(
+  let destinations = try await Destinations(
     paths, of: source, at: start, options: options, on: engine.loop)
   if options.explain {
     Explanation(engine: engine, source: source, destinations: destinations.devices).show()

@@ -22,8 +22,8 @@ struct DemoCommand: AsyncParsableCommand {
     let image = "\(folder)/image"
     Output.say("making an image of \(Format.bytes(Self.size)) in \(folder)")
     try makeImage(image)
-    let source = try Source(image, from: .zero, count: nil, options: options, on: engine.loop)
-    let destinations = try Destinations(
+    let source = try await Source(image, from: .zero, count: nil, options: options, on: engine.loop)
+    let destinations = try await Destinations(
       ["a", "b", "c"].map { "\(folder)/copy-\($0)" }, of: source, at: .zero, options: options,
       on: engine.loop)
     Explanation(engine: engine, source: source, destinations: destinations.devices).show()

@@ -1,12 +1,13 @@
 import ArgumentParser
 import BlockIO
 import Kcopyd
+import NBD
 import SystemPackage
 
 struct InfoCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "info",
-    abstract: "Show size, block sizes and limits of a file or disk.")
+    abstract: "Show size, block sizes and limits of a file, disk or NBD export.")
 
   @Argument(help: ArgumentHelp("File or block device.", valueName: "device"))
   var device: String
@@ -28,12 +29,25 @@ struct InfoCommand: AsyncParsableCommand {
     let direct: Bool
     let writeZeroes: Bool?
     let discard: Bool?
-    let inUse: Bool
+    let inUse: Bool?
+    var features: [String]?
   }
 
   func run() async throws {
-    let document = try inspect()
+    let export = try await openExport(device, writable: false)
+    let document = try export.map(describe) ?? inspect()
     Output.say(json ? try encodeJSON(document) : text(document))
+  }
+
+  private func describe(_ export: NBDDevice) -> Document {
+    let limits = export.limits
+    return Document(
+      device: device, kind: "network block device", bytes: export.byteCount,
+      sectors: export.sectorCount.rawValue, logicalBlock: limits.logicalBlock,
+      physicalBlock: limits.physicalBlock, optimalTransfer: limits.optimalTransfer,
+      maximumTransfer: limits.maximumTransfer, readOnly: limits.isReadOnly, zoned: false,
+      direct: false, writeZeroes: limits.supportsWriteZeroes, discard: limits.supportsDiscard,
+      inUse: nil, features: export.features)
   }
 
   private func inspect() throws(Refusal) -> Document {
@@ -74,20 +88,21 @@ struct InfoCommand: AsyncParsableCommand {
 
   private func text(_ info: Document) -> String {
     func yes(_ value: Bool?) -> String { value.map { $0 ? "yes" : "no" } ?? "not known" }
-    return Format.table([
-      ["device", info.device],
-      ["kind", info.kind],
-      ["size", "\(Format.bytes(info.bytes)) (\(info.bytes) bytes, \(info.sectors) sectors)"],
-      ["logical block", "\(info.logicalBlock) bytes"],
-      ["physical block", "\(info.physicalBlock) bytes"],
-      ["best transfer", Format.bytes(UInt64(info.optimalTransfer))],
-      ["largest transfer", info.maximumTransfer.map { Format.bytes(UInt64($0)) } ?? "no limit"],
-      ["O_DIRECT", yes(info.direct)],
-      ["zeroes by command", yes(info.writeZeroes)],
-      ["discard", yes(info.discard)],
-      ["zoned", yes(info.zoned)],
-      ["writable", yes(!info.readOnly)],
-      ["in use", yes(info.inUse)],
-    ])
+    return Format.table(
+      [
+        ["device", info.device],
+        ["kind", info.kind],
+        ["size", "\(Format.bytes(info.bytes)) (\(info.bytes) bytes, \(info.sectors) sectors)"],
+        ["logical block", "\(info.logicalBlock) bytes"],
+        ["physical block", "\(info.physicalBlock) bytes"],
+        ["best transfer", Format.bytes(UInt64(info.optimalTransfer))],
+        ["largest transfer", info.maximumTransfer.map { Format.bytes(UInt64($0)) } ?? "no limit"],
+        ["O_DIRECT", yes(info.direct)],
+        ["zeroes by command", yes(info.writeZeroes)],
+        ["discard", yes(info.discard)],
+        ["zoned", yes(info.zoned)],
+        ["writable", yes(!info.readOnly)],
+        ["in use", yes(info.inUse)],
+      ] + (info.features.map { [["server offers", $0.joined(separator: ", ")]] } ?? []))
   }
 }

@@ -32,7 +32,7 @@ struct ZeroCommand: AsyncParsableCommand {
         "\(destinations.count) destinations; the most is \(KcopydClient.maximumDestinations)")
     }
     let engine = try options.engine.makeEngine()
-    let devices = try open(on: engine.loop)
+    let devices = try await open(on: engine.loop)
     let length = try length(of: devices, from: to, count)
     if options.explain {
       Explanation(engine: engine, source: nil, destinations: devices).show()
@@ -51,10 +51,10 @@ struct ZeroCommand: AsyncParsableCommand {
     try show(report, verb: "zeroed", options)
   }
 
-  private func open(on loop: IOLoop) throws(Refusal) -> [FileDevice] {
-    var devices: [FileDevice] = []
+  private func open(on loop: IOLoop) async throws(Refusal) -> [any BlockDevice] {
+    var devices: [any BlockDevice] = []
     for path in destinations {
-      let device = try openDevice(path, writable: true, options: options, on: loop)
+      let device = try await openEndpoint(path, writable: true, options: options, on: loop)
       if let other = devices.first(where: { $0.identity == device.identity }) {
         throw Refusal("'\(path)' and '\(other.name)' are the same destination")
       }
@@ -65,7 +65,7 @@ struct ZeroCommand: AsyncParsableCommand {
 
   /// The length that every destination has: the one asked for, or the rest that they share.
   private func length(
-    of devices: [FileDevice], from start: Sector, _ count: Sector?
+    of devices: [any BlockDevice], from start: Sector, _ count: Sector?
   ) throws(Refusal) -> Sector {
     var length = count
     for device in devices {

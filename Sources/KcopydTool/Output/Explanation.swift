@@ -1,16 +1,17 @@
 import BlockIO
 import Kcopyd
+import NBD
 
 /// How a job is going to be done, and why.
 struct Explanation {
   let engine: Engine
   let source: Source?
-  let destinations: [FileDevice]
+  let destinations: [any BlockDevice]
 
   func show() {
     let devices = (source?.files.map { ("source", $0) } ?? []) + destinations.map { ("dest", $0) }
     var rows = devices.map { role, device in
-      [role, device.name, device.directReason, "blocks of \(device.limits.logicalBlock) bytes"]
+      [role, device.name, reason(device), "blocks of \(device.limits.logicalBlock) bytes"]
     }
     rows.append(["backend", engine.loop.backendName])
     rows.append(["way", way])
@@ -20,6 +21,14 @@ struct Explanation {
         + " \(Format.bytes(engine.client.subJob.bytes))",
     ])
     Output.note(Format.table(rows))
+  }
+
+  private func reason(_ device: any BlockDevice) -> String {
+    switch device {
+    case let file as FileDevice: file.directReason
+    case let export as NBDDevice: "NBD: \(export.features.joined(separator: ", "))"
+    default: ""
+    }
   }
 
   private var way: String {

@@ -52,7 +52,7 @@ struct ServerKind: CustomTestStringConvertible, Sendable {
       "nbdkit", "--filter=blocksize-policy", "file", "@/disk", "blocksize-minimum=4096",
       "blocksize-preferred=4096", "blocksize-maximum=65536", "blocksize-error-policy=error",
     ],
-    ["nbdkit", "--filter=fua", "file", "@/disk", "fuamode=none"],
+    ["nbdkit", "--filter=fua", "file", "@/disk", "fuamode=emulate"],
     ["nbdkit", "--filter=nozero", "file", "@/disk"],
     ["nbdkit", "--no-sr", "file", "@/disk"],
     ["nbdkit", "--filter=multi-conn", "file", "@/disk", "multi-conn-mode=disable"],
@@ -77,8 +77,8 @@ struct ServerKind: CustomTestStringConvertible, Sendable {
     try server.start()
     let device = try await NBDDevice.open(server.uri())
     #expect(device.byteCount == UInt64(size))
-    for _ in 0..<150 {
-      let sectors = random.range(in: .zero..<device.sectorCount, longest: 300)
+    for _ in 0..<80 {
+      let sectors = random.range(in: .zero..<device.sectorCount, longest: 100)
       let bytes = Int(sectors.lowerBound.bytes)..<Int(sectors.upperBound.bytes)
       switch random.next(upperBound: UInt64(6)) {
       case 0, 1:

@@ -117,10 +117,8 @@ extension ClientSession {
 
   private func attempted(_ result: Result<ExportInfo, LineFailure>) {
     isReconnecting = false
-    guard case .failure(let reason) = result else {
-      attempts = 0
-      return reconnect()
-    }
+    // Only an answer shows that the server is well: one that hangs up at once isn't hurried.
+    guard case .failure(let reason) = result else { return reconnect() }
     attempts += 1
     if !lines.isEmpty {
       // An additional one: it can be done without.

@@ -30,7 +30,7 @@ final class ClientSession {
   /// How many connections there should be.
   var wanted = 1
   var isReconnecting = false
-  /// Attempts that failed since the last one that didn't.
+  /// Attempts and losses since the last answer to a request.
   var attempts = 0
   var watchdog: Scheduled<Void>?
 
@@ -111,6 +111,7 @@ final class ClientSession {
         if case .failed = answer { success = false }
         ledger.answered(number, on: connection, success: success)
         outage = nil
+        attempts = 0
         finish(number, answer)
       }
       pump()
@@ -150,6 +151,7 @@ final class ClientSession {
     line.channel.close(promise: nil)
     if let opening = opening.removeValue(forKey: connection) { return opening(.failure(reason)) }
     lastLoss = reason
+    attempts += 1
     let given = LineFailure(
       "each connection that it was sent on was lost, the last one: \(reason)")
     for number in ledger.lost(connection) { finish(number, Self.failed(given)) }

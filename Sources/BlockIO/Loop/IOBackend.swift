@@ -1,5 +1,5 @@
 import CBlockIO
-import SystemPackage
+public import SystemPackage
 
 /// A point in the time of a loop: nanoseconds since an arbitrary but fixed start.
 public struct LoopInstant: InstantProtocol, Hashable, Sendable {
@@ -89,6 +89,13 @@ public protocol IOBackend: AnyObject {
   /// - Returns: false when nothing can ever happen again: no transfer under way, no time to wait
   ///   for, no one who could wake it. Real backends never know that.
   func poll(_ wait: LoopWait) -> Bool
+  /// Called once, first, if the loop is hosted: what becomes readable when a transfer is done; nil
+  /// where completions come to the loop by themselves. `poll` is never told to wait then.
+  func signalCompletions() throws(Errno) -> FileDescriptor?
+}
+
+extension IOBackend {
+  public func signalCompletions() throws(Errno) -> FileDescriptor? { nil }
 }
 
 /// Wakes a loop that waits in its backend. May be called from any thread, at any time.

@@ -3,7 +3,7 @@ import Dispatch
 import HeapModule
 public import Logging
 import Synchronization
-import SystemPackage
+public import SystemPackage
 
 // @unchecked Sendable: `local` is touched on the loop's thread only, which every access checks by
 // `isCurrent` or by being called from `run`; everything else is constant or behind the mutex.
@@ -29,6 +29,8 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
   private let waker: LoopWaker
   private let thread = Atomic<UInt>(0)
   private let local: Local
+  /// Whose thread this is, unless it is the loop's own.
+  private let host: LoopHost?
 
   /// What other threads hand in.
   private struct Shared {
@@ -47,6 +49,10 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
     var running: [UnownedJob] = []
     var timers = Heap<Timer>()
     var timerCount: UInt64 = 0
+    /// Hosted: a pass is under way or has been asked for.
+    var hasPass = false
+    /// Hosted: what the host is to watch.
+    var completionEvent: FileDescriptor?
 
     init(_ backend: any IOBackend) { self.backend = backend }
   }
@@ -63,11 +69,15 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
     static func == (left: Timer, right: Timer) -> Bool { left.number == right.number }
   }
 
-  private init(_ backend: any IOBackend, transferThreads: Int, blockingThreads: Int) {
+  private init(
+    _ backend: any IOBackend, transferThreads: Int, blockingThreads: Int, host: LoopHost? = nil
+  ) {
     backendName = backend.name
-    waker = backend.waker
+    self.host = host
+    // A host sleeps on what is its own.
+    waker = host.map { LoopWaker($0.requestPass) } ?? backend.waker
     local = Local(backend)
-    shared = Mutex(Shared())
+    shared = Mutex(Shared(isAsleep: host != nil))
     self.transferThreads = transferThreads
     transferPool = WorkerPool(name: "kcopyd-copy", maximum: transferThreads)
     blockingPool = WorkerPool(name: "kcopyd-block", maximum: blockingThreads)
@@ -95,9 +105,7 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
         switch backend {
         case .failure(let failure): started.signal(.failure(failure))
         case .success(let backend):
-          let loop = IOLoop(backend, transferThreads: transferThreads, blockingThreads: 16)
-          (backend as? ThreadBackend)?.pool = loop.blockingPool
-          loop.claimThread()
+          let loop = make(backend, transferThreads: transferThreads)
           started.signal(.success(loop))
           _ = loop.run { false }
         }
@@ -106,6 +114,44 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
       throw IOFailure(.startLoop, "a new thread", errno: error)
     }
     return try started.wait().get()
+  }
+
+  /// Makes a loop that the calling thread hosts: a thread with an event loop of its own, which
+  /// calls ``pass()`` whenever the loop asks for it, and when ``completionEvent`` has become
+  /// readable or ``nextDeadline`` has come.
+  ///
+  /// What the thread does between passes counts as on the loop: it may start tasks there, and
+  /// these requests.
+  ///
+  /// - Parameters:
+  ///   - backend: as for ``start(backend:transferThreads:logger:)``.
+  ///   - transferThreads: as there.
+  ///   - logger: as there.
+  ///   - host: how to ask for a pass.
+  /// - Throws: when the backend that was insisted on is not to be had.
+  public static func hosted(
+    backend: BackendChoice = .auto, transferThreads: Int = 2,
+    logger: Logger = Logger(label: "kcopyd"), by host: LoopHost
+  ) throws(IOFailure) -> IOLoop {
+    let backend = try makeBackend(backend, logger: logger)
+    let loop = make(backend, transferThreads: transferThreads, host: host)
+    do throws(Errno) {
+      loop.local.completionEvent = try backend.signalCompletions()
+    } catch {
+      throw IOFailure(.startLoop, backend.name, errno: error)
+    }
+    return loop
+  }
+
+  /// A loop of the calling thread.
+  private static func make(
+    _ backend: any IOBackend, transferThreads: Int, host: LoopHost? = nil
+  ) -> IOLoop {
+    let loop = IOLoop(
+      backend, transferThreads: transferThreads, blockingThreads: 16, host: host)
+    (backend as? ThreadBackend)?.pool = loop.blockingPool
+    loop.claimThread()
+    return loop
   }
 
   /// Ends the loop when the work at hand is done. Nothing may be under way or come after it.
@@ -151,6 +197,7 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
       local.timerCount += 1
       local.timers.insert(
         Timer(deadline: deadline, number: local.timerCount, continuation: continuation))
+      requestPass()
     }
   }
 
@@ -175,6 +222,7 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
     await withUnsafeContinuation { continuation in
       if isCurrent {
         local.backend.submit(request, completion: continuation)
+        requestPass()
       } else {
         post { $0.requests.append((request, continuation)) }
       }
@@ -188,6 +236,7 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
     let job = UnownedJob(job)
     if isCurrent {
       local.ready.append(job)
+      requestPass()
     } else {
       post { $0.jobs.append(job) }
     }
@@ -234,31 +283,38 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
   ///
   /// - Returns: false when the backend knows that nothing can happen any more.
   private func run(until isDone: () -> Bool) -> Bool {
-    let serial = asUnownedSerialExecutor()
-    let task = asUnownedTaskExecutor()
-    defer {
-      // The number may be given to another thread.
-      thread.store(0, ordering: .relaxed)
-      transferPool.close()
-      blockingPool.close()
-    }
+    defer { end() }
     while true {
       let isStopping = takeShared()
-      // Jobs that become ready meanwhile have the next pass, so that I/O isn't starved.
-      swap(&local.ready, &local.running)
-      for job in local.running { job.runSynchronously(isolatedTo: serial, taskExecutor: task) }
-      local.running.removeAll(keepingCapacity: true)
+      runReady()
       fireTimers()
       if isDone() || (isStopping && local.ready.isEmpty) { return true }
       if !local.backend.poll(nextWait()) && local.ready.isEmpty { return false }
     }
   }
 
+  private func runReady() {
+    let serial = asUnownedSerialExecutor()
+    let task = asUnownedTaskExecutor()
+    // Jobs that become ready meanwhile have the next pass, so that I/O isn't starved.
+    swap(&local.ready, &local.running)
+    for job in local.running { job.runSynchronously(isolatedTo: serial, taskExecutor: task) }
+    local.running.removeAll(keepingCapacity: true)
+  }
+
+  private func end() {
+    // The number may be given to another thread.
+    thread.store(0, ordering: .relaxed)
+    transferPool.close()
+    blockingPool.close()
+  }
+
   private func takeShared() -> Bool {
     // Taken in one piece; requests go to the backend outside of the lock.
     var requests: [(TransferRequest, UnsafeContinuation<Int, Never>)] = []
     let isStopping = shared.withLock { shared in
-      shared.isAsleep = false
+      // A host sleeps when it likes to: from here on it has to be asked for the next pass.
+      shared.isAsleep = host != nil
       local.ready.append(contentsOf: shared.jobs)
       shared.jobs.removeAll(keepingCapacity: true)
       swap(&requests, &shared.requests)
@@ -288,6 +344,61 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
     guard maySleep else { return .none }
     return local.timers.min.map { .until($0.deadline) } ?? .untilWoken
   }
+
+  // MARK: Hosted
+
+  /// Becomes readable when requests have completed, and may be read by the host. nil where the
+  /// loop asks for its passes itself. The descriptor is the loop's: duplicate it. On the loop only.
+  public var completionEvent: FileDescriptor? {
+    preconditionIsCurrent()
+    return local.completionEvent
+  }
+
+  /// When the next timer is due. On the loop only.
+  public var nextDeadline: LoopInstant? {
+    preconditionIsCurrent()
+    return local.timers.min?.deadline
+  }
+
+  /// Does everything that is ready, starts what was submitted, completes what is done, and never
+  /// waits. For the host of the loop, on its thread.
+  ///
+  /// - Returns: false when the loop was stopped and has ended: no further pass may follow.
+  public func pass() -> Bool {
+    preconditionIsCurrent()
+    precondition(host != nil, "a pass of a loop with a thread of its own")
+    local.hasPass = true
+    // What follows from this pass belongs to it, within reason: then the host has its turn.
+    for _ in 0..<16 {
+      let isStopping = takeShared()
+      runReady()
+      fireTimers()
+      if isStopping && local.ready.isEmpty {
+        end()
+        return false
+      }
+      _ = local.backend.poll(.none)
+      if local.ready.isEmpty { break }
+    }
+    local.hasPass = false
+    if !local.ready.isEmpty { requestPass() }
+    return true
+  }
+
+  private func requestPass() {
+    guard let host, !local.hasPass else { return }
+    local.hasPass = true
+    host.requestPass()
+  }
+}
+
+/// Who lends a loop its thread.
+public struct LoopHost: Sendable {
+  let requestPass: @Sendable () -> Void
+
+  /// A host that calls ``IOLoop/pass()`` on the loop's thread soon after `requestPass` was called,
+  /// which may be from any thread. Not from within it.
+  public init(requestPass: @escaping @Sendable () -> Void) { self.requestPass = requestPass }
 }
 
 /// A simulation waits for something that can't happen: no job is ready, no I/O under way, no

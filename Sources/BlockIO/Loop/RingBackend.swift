@@ -52,6 +52,14 @@
 
     var now: LoopInstant { monotonicNow() }
 
+    func signalCompletions() throws(Errno) -> FileDescriptor? {
+      let result = blockio_ring_signal(ring, event.rawValue)
+      guard result == 0 else { throw Errno(rawValue: -result) }
+      // The host waits for the event, and other threads have ways of their own to wake it.
+      isWatching = true
+      return event
+    }
+
     // MARK: Submitting
 
     func submit(_ request: TransferRequest, completion: UnsafeContinuation<Int, Never>) {

@@ -19,6 +19,7 @@ let crypto = Target.Dependency.product(name: "Crypto", package: "swift-crypto")
 let metrics = Target.Dependency.product(name: "Metrics", package: "swift-metrics")
 let lifecycle = Target.Dependency.product(
   name: "ServiceLifecycle", package: "swift-service-lifecycle")
+let signals = Target.Dependency.product(name: "UnixSignals", package: "swift-service-lifecycle")
 let configuration = Target.Dependency.product(
   name: "Configuration", package: "swift-configuration")
 let nio: [Target.Dependency] = [
@@ -79,8 +80,9 @@ let package = Package(
     .target(
       name: "Daemon",
       dependencies: [
-        "DeviceMapper", "NBD", "Snapshots", "Mirrors", "Kcopyd", "BlockIO", system, logging,
-        metrics, lifecycle, configuration,
+        "DeviceMapper", "NBD", "Snapshots", "Mirrors", "Kcopyd", "BlockIO", "CBlockIO", system,
+        logging,
+        metrics, lifecycle, signals, configuration,
       ] + nio,
       swiftSettings: settings),
     .target(
@@ -139,7 +141,9 @@ let package = Package(
       swiftSettings: settings),
     .testTarget(
       name: "DaemonTests",
-      dependencies: ["Daemon", "DeviceMapper", "NBD", "BlockIO", "BlockIOTesting", system] + nio,
+      dependencies: [
+        "Daemon", "DeviceMapper", "NBD", "BlockIO", "BlockIOTesting", system, logging, metrics,
+      ] + nio,
       swiftSettings: settings),
     .testTarget(name: "KcopydABITests", dependencies: ["KcopydABI"], swiftSettings: settings),
     .testTarget(

@@ -16,7 +16,9 @@ struct KcopydCommand: AsyncParsableCommand {
     version: "kcopyd \(kcopydVersion)",
     subcommands: [
       CopyCommand.self, ZeroCommand.self, CompareCommand.self, InfoCommand.self,
-      MoveCommand.self, SnapshotCommand.self, MirrorCommand.self, DemoCommand.self,
+      MoveCommand.self, SnapshotCommand.self, MirrorCommand.self, ServeCommand.self,
+      DeviceCommand.self, ExportCommand.self, UnexportCommand.self, ExportsCommand.self,
+      DemoCommand.self,
     ])
 }
 

@@ -106,6 +106,9 @@ bool blockio_ring_complete(blockio_ring *ring, blockio_completion *completion);
 // Whether the process was started with that signal ignored, as nohup does.
 bool blockio_ignores_signal(int number);
 
+// Sends a datagram to a Unix socket; '@' first stands for an abstract address. 0 or -errno.
+int blockio_send_datagram(const char *path, const char *text);
+
 // Name of the calling thread, as debuggers and top show it.
 void blockio_name_thread(const char *name);
 

@@ -42,7 +42,7 @@ public struct TableWord: Hashable, Sendable, CustomStringConvertible {
 
 /// Words and lines as dmsetup and the kernel take them: blanks separate words, a backslash takes
 /// the next character as it is, `#` starts a comment.
-enum TableText {
+package enum TableText {
   /// The most lines of a table.
   static let lineLimit = 1 << 20
 
@@ -100,7 +100,7 @@ enum TableText {
   private static func isBlank(_ byte: UInt8) -> Bool { byte == 0x20 || 0x09...0x0d ~= byte }
 
   /// The word as it must be written so that it is read as it is.
-  static func quoted(_ word: String) -> String {
+  package static func quoted(_ word: String) -> String {
     guard word.utf8.contains(where: { isBlank($0) || $0 == UInt8(ascii: "\\") || $0 == 0x23 })
     else { return word }
     var bytes: [UInt8] = []

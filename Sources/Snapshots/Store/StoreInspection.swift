@@ -182,7 +182,12 @@ public enum SnapshotStore {
   public static func sizeForAll(
     of origin: any BlockDevice, chunkSize: ChunkSize
   ) -> Sector? {
-    let chunks: Range<OriginChunk> = chunkSize.chunks(touching: .zero..<origin.sectorCount)
+    sizeForAll(of: origin.sectorCount, chunkSize: chunkSize)
+  }
+
+  /// The same for an origin of that many sectors.
+  public static func sizeForAll(of sectorCount: Sector, chunkSize: ChunkSize) -> Sector? {
+    let chunks: Range<OriginChunk> = chunkSize.chunks(touching: .zero..<sectorCount)
     let needed = StoreGeometry(chunkSize: chunkSize).chunksNeeded(for: UInt64(chunks.count))
     let (size, overflow) = needed.multipliedReportingOverflow(by: chunkSize.sectors.rawValue)
     return overflow || Sector(size).bytesOverflow ? nil : Sector(size)

@@ -5,15 +5,17 @@ import Mirrors
 struct MirrorCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "mirror",
-    abstract: "Mirrors of the device-mapper, while nobody else uses them: log, check, sync.",
+    abstract: "Legs of the daemon's devices; mirrors of the device-mapper: log, check, sync.",
     discussion: """
       A mirror is two to nine legs – files or block devices that hold the same – and a log with a \
       bit per region, in the Linux kernel's own format. The region size isn't in the log: it must \
-      be the one that the mirror was used with.
+      be the one that the mirror was used with. add, split and remove work on devices of the \
+      daemon (kcopyd serve), while they are in use; the others on legs that nobody uses.
       """,
     subcommands: [
       MirrorCreateLogCommand.self, MirrorInfoCommand.self, MirrorCheckCommand.self,
-      MirrorSyncCommand.self,
+      MirrorSyncCommand.self, MirrorAddCommand.self, MirrorSplitCommand.self,
+      MirrorRemoveCommand.self,
     ])
 }
 

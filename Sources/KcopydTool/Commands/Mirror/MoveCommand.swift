@@ -1,5 +1,6 @@
 import ArgumentParser
 import BlockIO
+import Daemon
 import Foundation
 import Kcopyd
 import Mirrors
@@ -8,8 +9,17 @@ import SystemPackage
 struct MoveCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "move",
-    abstract: "Copy a file or disk that is not in use, going on where it was cut off.",
+    abstract: "Move a file or disk that is not in use, or with --live a device of the daemon.",
+    usage: """
+      kcopyd move SOURCE DEST [--state STATE] [--verify] [--json] [--force]
+      kcopyd move --live DEVICE DEST [--socket SOCKET] [--detach]
+      kcopyd move --abort DEVICE [--socket SOCKET]
+      """,
     discussion: """
+      With --live a device of the daemon (kcopyd serve) is moved to DEST while it is in use: until \
+      the end both places hold it, and the old one counts. The daemon goes on over interruptions of \
+      this command, and of itself; --abort leaves the device where it was. Without --live:
+
       The source is only read, and valid until the end and after it. How far the copy is stands in \
       a state file, a mirror log: after a kill, a loss of power or an error the same command goes \
       on. When everything is durable on the destination the state file is removed.
@@ -20,7 +30,20 @@ struct MoveCommand: AsyncParsableCommand {
 
   @Argument(
     help: ArgumentHelp("File or block device to move to; a file is made.", valueName: "dest"))
-  var destination: String
+  var goal: String?
+
+  @Flag(help: "SOURCE is a device of the daemon, in use.")
+  var live = false
+
+  @Flag(help: "Stop moving a device of the daemon.")
+  var abort = false
+
+  @Flag(help: "With --live: don't wait until it has moved.")
+  var detach = false
+
+  @OptionGroup var daemon: DaemonOptions
+
+  private var destination: String { goal ?? "" }
 
   @Option(help: "The state file. (default: DEST.kcopyd-move; needed for a block device)")
   var state: String?
@@ -41,6 +64,31 @@ struct MoveCommand: AsyncParsableCommand {
   private static let region = Sector(holding: 2 << 20)
 
   func run() async throws {
+    if live || abort { return try await moveLive() }
+    if detach || daemon.socket != nil {
+      throw Refusal("--detach, --socket: only with --live or --abort")
+    }
+    guard goal != nil else { throw Refusal("the destination is missing") }
+    try await copy()
+  }
+
+  private func moveLive() async throws {
+    if state != nil || verify || json || force {
+      throw Refusal("--state, --verify, --json, --force: not for a device of the daemon")
+    }
+    if abort {
+      guard goal == nil, !live else { throw Refusal("--abort: only the device is given") }
+      let answer = try await daemon.send(.moveAbort(device: source))
+      if let text = answer.text, !quiet { Output.say(text) }
+      return
+    }
+    guard let goal else { throw Refusal("the destination is missing") }
+    let answer = try await daemon.follow(
+      .move(device: source, to: absolutePath(goal), isDetached: detach), quiet: quiet)
+    if let text = answer.text, !quiet { Output.say(text) }
+  }
+
+  private func copy() async throws {
     let interruption = Interruption()
     if isSameFile(source, destination) {
       throw Refusal("'\(destination)' is the source itself")

@@ -5,16 +5,18 @@ import Snapshots
 struct SnapshotCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "snapshot",
-    abstract: "Snapshot stores of the device-mapper, and of LVM: make, look at, read, merge.",
+    abstract: "Snapshots of the daemon's devices, and stores of the device-mapper and of LVM.",
     discussion: """
       A snapshot is an origin and a COW device: the COW device holds the chunks of the origin that \
       have changed since, and the list of them, in the Linux kernel's own format. That of an LVM \
       snapshot is the content of its hidden volume NAME-cow. None of this needs root or a kernel \
-      module. Neither device may be in use meanwhile.
+      module. Neither device may be in use meanwhile. take, drop and merge NAME work on devices of \
+      the daemon (kcopyd serve), while they are in use.
       """,
     subcommands: [
       SnapshotCreateCommand.self, SnapshotInfoCommand.self, SnapshotCheckCommand.self,
-      SnapshotMapCommand.self, SnapshotExportCommand.self, SnapshotMergeCommand.self,
+      SnapshotTakeCommand.self, SnapshotDropCommand.self, SnapshotMapCommand.self,
+      SnapshotExportCommand.self, SnapshotMergeCommand.self,
     ])
 }
 

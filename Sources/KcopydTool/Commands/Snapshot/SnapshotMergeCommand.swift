@@ -1,5 +1,6 @@
 import ArgumentParser
 import BlockIO
+import Daemon
 import Foundation
 import Kcopyd
 import Snapshots
@@ -8,18 +9,33 @@ struct SnapshotMergeCommand: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "merge",
     abstract: "Write a snapshot back into its origin.",
+    usage: """
+      kcopyd snapshot merge NAME [--socket SOCKET] [--detach]
+      kcopyd snapshot merge ORIGIN COW [--json] [--force]
+      """,
     discussion: """
+      With one argument, a snapshot of the daemon is merged while its origin is in use; the \
+      snapshot's device goes at once, and an interruption of the command doesn't stop it. With two, \
+      origin and COW device that nobody uses.
+
       Afterwards the origin holds what the snapshot showed, and the store is empty. Safe to \
       interrupt at any point, also by a loss of power: the same command goes on. From its start to \
       its end the origin alone shows neither of the two; origin and store together show the \
       snapshot.
       """)
 
-  @Argument(help: ArgumentHelp("The origin: it is overwritten.", valueName: "origin"))
+  @Argument(
+    help: ArgumentHelp(
+      "The origin: it is overwritten. Or a snapshot of the daemon.", valueName: "origin"))
   var origin: String
 
   @Argument(help: ArgumentHelp("The COW device.", valueName: "cow"))
-  var cow: String
+  var store: String?
+
+  @OptionGroup var daemon: DaemonOptions
+
+  @Flag(help: "A snapshot of the daemon: don't wait until it is merged.")
+  var detach = false
 
   @Flag(help: "Print the result as JSON.")
   var json = false
@@ -40,11 +56,22 @@ struct SnapshotMergeCommand: AsyncParsableCommand {
   }
 
   func run() async throws {
+    if let store { return try await merge(origin, store) }
+    if json { throw Refusal("--json: only with ORIGIN and COW") }
+    let answer = try await daemon.follow(
+      .snapshotMerge(name: origin, isDetached: detach), quiet: quiet)
+    if let text = answer.text, !quiet { Output.say(text) }
+  }
+
+  private func merge(_ originPath: String, _ cowPath: String) async throws {
+    if detach || daemon.socket != nil {
+      throw Refusal("--detach, --socket: only with the name of a snapshot of the daemon")
+    }
     let interruption = Interruption()
     let files = SnapshotFiles(loop: try startLoop(), force: force)
-    try files.refuseSame(origin: origin, cow: cow)
-    let origin = try files.openForWriting(origin)
-    let cow = try files.openForWriting(cow)
+    try files.refuseSame(origin: originPath, cow: cowPath)
+    let origin = try files.openForWriting(originPath)
+    let cow = try files.openForWriting(cowPath)
     let merge: MergeDevice
     do throws(SnapshotError) {
       merge = try await Origin(origin, on: files.loop).addMerge(cow: cow)
@@ -52,7 +79,7 @@ struct SnapshotMergeCommand: AsyncParsableCommand {
       throw Refusal(error.description)
     }
     if case .invalid(let reason) = await merge.status.condition {
-      throw Refusal("'\(self.cow)': the snapshot is lost: \(reason)")
+      throw Refusal("'\(cowPath)': the snapshot is lost: \(reason)")
     }
     let before = await merge.status.exceptions
     let clock = ContinuousClock()
@@ -120,7 +147,7 @@ struct SnapshotMergeCommand: AsyncParsableCommand {
     if !json, !quiet {
       Output.say(
         "merged \(merged) chunks (\(size)) into '\(origin)' in \(Format.duration(duration)),"
-          + " durable; '\(cow)' is empty")
+          + " durable; '\(store ?? "")' is empty")
     }
   }
 }

@@ -1,0 +1,168 @@
+import Configuration
+import Logging
+
+/// A setting that the configuration file, the environment (`KCOPYD_NBD_LISTEN` …) and the options
+/// of `kcopyd serve` know, each overruling the ones before.
+struct Setting: Sendable {
+  let path: [String]
+  let isList: Bool
+
+  static let all: [Setting] = [
+    Setting(path: ["socket"], isList: false),
+    Setting(path: ["state"], isList: false),
+    Setting(path: ["log"], isList: false),
+    Setting(path: ["metrics"], isList: false),
+    Setting(path: ["nbd", "listen"], isList: true),
+    Setting(path: ["nbd", "unix"], isList: true),
+    Setting(path: ["nbd", "tls", "mode"], isList: false),
+    Setting(path: ["nbd", "tls", "certificate"], isList: false),
+    Setting(path: ["nbd", "tls", "key"], isList: false),
+    Setting(path: ["nbd", "tls", "clients"], isList: false),
+  ]
+}
+
+/// What `kcopyd serve` was told on the command line; nil and empty: nothing.
+public struct ServeOptions: Sendable {
+  /// The configuration file.
+  public var configuration: String?
+  /// The control socket.
+  public var socket: String?
+  /// The folder of the state.
+  public var state: String?
+  /// `HOST:PORT` at which NBD clients are served.
+  public var listen: [String] = []
+  /// Unix sockets at which they are.
+  public var unix: [String] = []
+  /// `off`, `allow` or `require`.
+  public var tlsMode: String?
+  /// The server's certificates in PEM, its own first.
+  public var tlsCertificate: String?
+  /// Its private key in PEM.
+  public var tlsKey: String?
+  /// Certificates of the authorities whose clients may come; without it clients need none.
+  public var tlsClients: String?
+  /// `HOST:PORT` of the metrics.
+  public var metrics: String?
+  /// The least level that is logged.
+  public var log: String?
+
+  /// Nothing.
+  public init() {}
+
+  fileprivate var values: [AbsoluteConfigKey: ConfigValue] {
+    var values: [AbsoluteConfigKey: ConfigValue] = [:]
+    let texts: [([String], String?)] = [
+      (["socket"], socket), (["state"], state), (["log"], log), (["metrics"], metrics),
+      (["nbd", "tls", "mode"], tlsMode), (["nbd", "tls", "certificate"], tlsCertificate),
+      (["nbd", "tls", "key"], tlsKey), (["nbd", "tls", "clients"], tlsClients),
+    ]
+    for case (let path, let text?) in texts {
+      values[AbsoluteConfigKey(path)] = .init(.string(text), isSecret: false)
+    }
+    for (path, list) in [(["nbd", "listen"], listen), (["nbd", "unix"], unix)] where !list.isEmpty {
+      values[AbsoluteConfigKey(path)] = .init(.stringArray(list), isSecret: false)
+    }
+    return values
+  }
+}
+
+/// Everything the daemon is started with, checked.
+struct Settings: Sendable {
+  /// A place to listen at.
+  struct Endpoint: Hashable, Sendable, CustomStringConvertible {
+    var host: String
+    var port: Int
+    var description: String { host.contains(":") ? "[\(host)]:\(port)" : "\(host):\(port)" }
+  }
+
+  /// What is asked of NBD clients.
+  struct TLS: Hashable, Sendable {
+    var isRequired: Bool
+    var certificate: String
+    var key: String
+    var clients: String?
+  }
+
+  var socket: String
+  var state: String
+  var logLevel: Logger.Level
+  var metrics: Endpoint?
+  var listen: [Endpoint]
+  var unix: [String]
+  var tls: TLS?
+
+  /// Options over environment over file over defaults.
+  init(
+    _ options: ServeOptions, _ file: ConfigurationFile, environment: [String: String]? = nil
+  ) throws(ControlFailure) {
+    let variables =
+      environment.map { EnvironmentVariablesProvider(environmentVariables: $0) }
+      ?? EnvironmentVariablesProvider()
+    let reader = ConfigReader(providers: [
+      InMemoryProvider(name: "options", values: options.values),
+      KeyMappingProvider(upstream: variables) { $0.prepending(ConfigKey("kcopyd")) },
+      InMemoryProvider(name: "file", values: file.settings),
+    ])
+    socket = reader.string(forKey: "socket") ?? ControlSocketFile.standard
+    state = reader.string(forKey: "state") ?? StateFolder.standard
+    logLevel = try Self.level(reader.string(forKey: "log") ?? "info")
+    metrics = try reader.string(forKey: "metrics").map { text throws(ControlFailure) in
+      try Endpoint(text, for: "metrics")
+    }
+    listen = []
+    for text in reader.stringArray(forKey: "nbd.listen") ?? [] {
+      listen.append(try Endpoint(text, for: "listen"))
+    }
+    unix = reader.stringArray(forKey: "nbd.unix") ?? []
+    let tlsReader = reader.scoped(to: "nbd.tls")
+    tls = try Self.tls(
+      mode: tlsReader.string(forKey: "mode"), certificate: tlsReader.string(forKey: "certificate"),
+      key: tlsReader.string(forKey: "key"), clients: tlsReader.string(forKey: "clients"))
+  }
+
+  private static func level(_ text: String) throws(ControlFailure) -> Logger.Level {
+    guard let level = Logger.Level(rawValue: text) else {
+      let known = Logger.Level.allCases.map(\.rawValue).joined(separator: ", ")
+      throw .refused("log: '\(text)' is no level; known are \(known)")
+    }
+    return level
+  }
+
+  private static func tls(
+    mode: String?, certificate: String?, key: String?, clients: String?
+  ) throws(ControlFailure) -> TLS? {
+    let mode = mode ?? (certificate == nil ? "off" : "require")
+    guard ["off", "allow", "require"].contains(mode) else {
+      throw .refused("tls: '\(mode)' is neither off, allow nor require")
+    }
+    if mode == "off" {
+      if certificate != nil || key != nil || clients != nil {
+        throw .refused("tls: it is off, and a certificate, a key or authorities are given")
+      }
+      return nil
+    }
+    guard let certificate, let key else {
+      throw .refused("tls: a certificate and its key are needed")
+    }
+    return TLS(
+      isRequired: mode == "require", certificate: certificate, key: key, clients: clients)
+  }
+}
+
+extension Settings.Endpoint {
+  /// `HOST:PORT`, `[::1]:PORT`.
+  init(_ text: String, for setting: String) throws(ControlFailure) {
+    guard let colon = text.lastIndex(of: ":"), colon != text.startIndex,
+      let port = UInt16(text[text.index(after: colon)...])
+    else {
+      throw .refused("\(setting): '\(text)' is not HOST:PORT, such as 127.0.0.1:10809")
+    }
+    var host = text[..<colon]
+    if host.hasPrefix("["), host.hasSuffix("]") {
+      host = host.dropFirst().dropLast()
+    } else if host.contains(":") {
+      throw .refused("\(setting): '\(text)': put the address in brackets, such as [::1]:10809")
+    }
+    self.init(host: String(host), port: Int(port))
+  }
+}

@@ -1,0 +1,88 @@
+import BlockIO
+import DeviceMapper
+import Foundation
+import Logging
+
+/// The devices, exports and long operations of a daemon, and the record of them on disk.
+///
+/// Verbs that change something go one after the other. Each saves what it has made before it is
+/// acknowledged, so that a daemon that is killed at any point comes back with what it had promised.
+actor DeviceKeeper {
+  nonisolated let loop: IOLoop
+  nonisolated let mapper: DeviceMapper
+  nonisolated let folder: StateFolder
+  nonisolated let logger: Logger
+  let exports: ExportKeeper
+
+  nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }
+
+  /// What is saved.
+  var state: DaemonState
+  /// Why a device of the state isn't there.
+  var problems: [String: String] = [:]
+  /// The tables in the inactive slots: they aren't saved, but become the live ones.
+  var inactive: [String: SavedDevice] = [:]
+  /// How far operations are, by device, and how the last one of a device ended.
+  var progress: [String: OperationProgress] = [:]
+  var endings: [String: Result<String, ControlFailure>] = [:]
+  var runners: [String: Task<Void, Never>] = [:]
+  /// Exports of devices that aren't there.
+  var isStopping = false
+
+  private var isBusy = false
+  private let free = Gate()
+
+  init(
+    mapper: DeviceMapper, exports: ExportKeeper, folder: StateFolder, state: DaemonState,
+    on loop: IOLoop, logger: Logger
+  ) {
+    self.loop = loop
+    self.mapper = mapper
+    self.exports = exports
+    self.folder = folder
+    self.state = state
+    self.logger = logger
+  }
+
+  /// Does what changes something, when nothing else of the kind is under way.
+  func exclusively<R: Sendable>(
+    _ body: () async throws(ControlFailure) -> R
+  ) async throws(ControlFailure) -> R {
+    await free.wait { isBusy }
+    isBusy = true
+    defer {
+      isBusy = false
+      free.open()
+    }
+    guard !isStopping else { throw .refused("the daemon is stopping") }
+    return try await body()
+  }
+
+  /// Saves a state, durably, and makes it the one that counts.
+  func save(_ next: DaemonState) async throws(ControlFailure) {
+    guard next != state else { return }
+    try await loop.blocking { [folder] in
+      Result { () throws(ControlFailure) in try folder.save(next) }
+    }.get()
+    state = next
+  }
+
+  /// Calls the device-mapper; its refusals become those of the daemon.
+  func mapped<R>(
+    _ body: () async throws(DeviceMapperError) -> R
+  ) async throws(ControlFailure) -> R {
+    do throws(DeviceMapperError) {
+      return try await body()
+    } catch {
+      throw .refused(error.description)
+    }
+  }
+
+  /// Refuses a device that isn't there after all.
+  func checkThere(_ name: String) throws(ControlFailure) {
+    if let problem = problems[name] {
+      throw .refused(
+        "'\(name)' couldn't come back: \(problem); kcopyd dm resume \(name) tries again")
+    }
+  }
+}

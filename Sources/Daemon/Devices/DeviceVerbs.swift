@@ -1,0 +1,301 @@
+import BlockIO
+import DeviceMapper
+
+// The verbs of dmsetup, each saved before it is acknowledged.
+
+extension DeviceKeeper {
+  func create(
+    _ name: String, uuid: String?, table: String?, isReadOnly: Bool
+  ) async throws(ControlFailure) {
+    try await exclusively { () throws(ControlFailure) in
+      try state.checkFree(name)
+      if let table { try checkPaths(table, of: name) }
+      var next = state
+      next.devices.append(
+        SavedDevice(
+          name: name, uuid: uuid, table: table, isReadOnly: isReadOnly, isSuspended: table == nil))
+      try await change(to: next)
+    }
+  }
+
+  func load(_ name: String, table: String) async throws(ControlFailure) {
+    try await exclusively { () throws(ControlFailure) in
+      var record = try known(name)
+      try checkThere(name)
+      try checkPaths(table, of: name)
+      try state.checkIdle(name)
+      record.table = table
+      try await load(record)
+      inactive[name] = record
+    }
+  }
+
+  func clear(_ name: String) async throws(ControlFailure) {
+    try await exclusively { () throws(ControlFailure) in
+      _ = try known(name)
+      try await mapped { () throws(DeviceMapperError) in try await mapper.clear(name) }
+      inactive[name] = nil
+    }
+  }
+
+  func suspend(_ name: String, isNoFlush: Bool) async throws(ControlFailure) {
+    try await exclusively { () throws(ControlFailure) in
+      let record = try known(name)
+      try checkThere(name)
+      // What waits for a device that is suspended already would wait for good.
+      for below in state.below(record) { try checkRunning(below) }
+      try await mapped { () throws(DeviceMapperError) in
+        try await mapper.suspend(name, isNoFlush: isNoFlush)
+      }
+      var next = state
+      next.update(name) { $0.isSuspended = true }
+      try await save(next)
+    }
+  }
+
+  func resume(_ name: String, isNoFlush: Bool) async throws(ControlFailure) {
+    try await exclusively { () throws(ControlFailure) in
+      let record = try known(name)
+      if problems[name] != nil { return try await tryAgain(name) }
+      for below in state.below(record) { try checkRunning(below) }
+      let before = state
+      var next = state
+      if let loaded = inactive[name] {
+        for below in state.below(loaded) { try checkRunning(below) }
+        next.update(name) { $0.table = loaded.table }
+      } else if record.table == nil {
+        throw .refused("'\(name)' has no table to resume with; kcopyd dm load \(name)")
+      }
+      next.update(name) { $0.isSuspended = false }
+      if inactive[name] != nil {
+        try await mapped { () throws(DeviceMapperError) in
+          try await mapper.suspend(name, isNoFlush: isNoFlush)
+        }
+      }
+      try await save(next)
+      do throws(ControlFailure) {
+        try await mapped { () throws(DeviceMapperError) in
+          try await mapper.resume(name, isNoFlush: isNoFlush)
+        }
+        inactive[name] = nil
+      } catch {
+        // It stays suspended, with both tables, as the kernel leaves it.
+        var back = before
+        back.update(name) { $0.isSuspended = true }
+        try await save(back)
+        throw error
+      }
+    }
+  }
+
+  /// Tries to bring back what couldn't come back.
+  private func tryAgain(_ name: String) async throws(ControlFailure) {
+    await bringUp()
+    await takeUp()
+    if let problem = problems[name] {
+      throw .failed("'\(name)' couldn't come back: \(problem)")
+    }
+  }
+
+  func remove(
+    _ name: String, isForced: Bool, isDeferred: Bool
+  ) async throws(ControlFailure) {
+    try await exclusively { () throws(ControlFailure) in
+      _ = try known(name)
+      try state.checkIdle(name)
+      if let user = state.above(name).first {
+        throw .refused("'\(name)' is used by the table of '\(user)'")
+      }
+      if let export = state.exports.first(where: { $0.device == name }), !isForced {
+        throw .refused(
+          "'\(name)' is exported as '\(export.export)'; kcopyd unexport \(export.export)")
+      }
+      var next = state
+      next.devices.removeAll { $0.name == name }
+      next.exports.removeAll { $0.device == name }
+      guard problems[name] == nil else {
+        problems[name] = nil
+        return try await save(next)
+      }
+      for export in state.exports where export.device == name {
+        await exports.stop(export.export)
+      }
+      // Saved only when it is sure: a refused removal changes nothing.
+      try await mapped { () throws(DeviceMapperError) in
+        _ = try await mapper.remove(name, isForced: isForced, isDeferred: isDeferred, retries: 5)
+      }
+      try await save(next)
+      inactive[name] = nil
+    }
+  }
+
+  func rename(_ name: String, to new: String, isUUID: Bool) async throws(ControlFailure) {
+    try await exclusively { () throws(ControlFailure) in
+      _ = try known(name)
+      try checkThere(name)
+      try state.checkIdle(name)
+      var next = state
+      if isUUID {
+        next.update(name) { $0.uuid = new }
+        try await mapped { () throws(DeviceMapperError) in
+          try await mapper.setUUID(name, new)
+        }
+      } else {
+        if let user = state.above(name).first {
+          throw .refused("'\(name)' is called by that name in the table of '\(user)'")
+        }
+        try state.checkFree(new)
+        next.update(name) { $0.name = new }
+        for index in next.exports.indices where next.exports[index].device == name {
+          next.exports[index].device = new
+        }
+        try await mapped { () throws(DeviceMapperError) in
+          try await mapper.rename(name, to: new)
+        }
+        inactive[new] = inactive.removeValue(forKey: name)
+      }
+      try await save(next)
+    }
+  }
+
+  func wipe(_ name: String, isNoFlush: Bool) async throws(ControlFailure) {
+    try await exclusively { () throws(ControlFailure) in
+      let record = try known(name)
+      try checkThere(name)
+      try state.checkIdle(name)
+      guard let table = record.table else { throw .refused("'\(name)' has no table") }
+      var next = state
+      let length = try DeviceTable(table, of: name).length
+      next.update(name) { $0.table = DeviceTable.text(length, "error", []) }
+      try await change(to: next, noflush: isNoFlush)
+    }
+  }
+
+  // MARK: Looking
+
+  func known(_ name: String) throws(ControlFailure) -> SavedDevice {
+    guard let record = state[device: name] else {
+      throw .refused("there is no device '\(name)'; kcopyd dm ls shows those there are")
+    }
+    return record
+  }
+
+  /// The devices that are asked for and there.
+  private func names(_ name: String?) throws(ControlFailure) -> [String] {
+    guard let name else {
+      return state.devices.map(\.name).filter { problems[$0] == nil }.sorted()
+    }
+    _ = try known(name)
+    try checkThere(name)
+    return [name]
+  }
+
+  func status(_ name: String?, isInactive: Bool) async throws(ControlFailure) -> ControlAnswer {
+    try await lines(name) { (name) throws(DeviceMapperError) in
+      try await mapper.status(name, isInactive: isInactive)
+    }
+  }
+
+  func table(_ name: String?, isInactive: Bool) async throws(ControlFailure) -> ControlAnswer {
+    try await lines(name) { (name) throws(DeviceMapperError) in
+      try await mapper.table(name, isInactive: isInactive, usesNames: true)
+    }
+  }
+
+  func deps(_ name: String?) async throws(ControlFailure) -> ControlAnswer {
+    try await lines(name) { (name) throws(DeviceMapperError) in try await mapper.deps(name) }
+  }
+
+  func message(
+    _ name: String, sector: UInt64, text: String
+  ) async throws(ControlFailure) -> String? {
+    _ = try known(name)
+    try checkThere(name)
+    return try await mapped { () throws(DeviceMapperError) in
+      try await mapper.message(name, sector: Sector(sector), text)
+    }
+  }
+
+  nonisolated var targets: [TargetSummary] {
+    mapper.targets.map { TargetSummary(name: $0.name, version: "v\($0.version)") }
+  }
+
+  private func lines(
+    _ name: String?, _ body: (String) async throws(DeviceMapperError) -> [String]
+  ) async throws(ControlFailure) -> ControlAnswer {
+    var devices: [DeviceLines] = []
+    for name in try names(name) {
+      do throws(DeviceMapperError) {
+        devices.append(DeviceLines(name: name, lines: try await body(name)))
+      } catch {
+        // It may have gone meanwhile.
+        if error.kind != .missing { throw .refused(error.description) }
+      }
+    }
+    return .lines(devices: devices)
+  }
+
+  func info(_ name: String?) async throws(ControlFailure) -> [DeviceSummary] {
+    var devices: [DeviceSummary] = []
+    if let name { _ = try known(name) }
+    for record in state.devices.sorted(by: { $0.name < $1.name })
+    where name == nil || record.name == name {
+      if let info = try? await mapper.info(record.name) {
+        devices.append(DeviceSummary(info, operation: operationText(record.name)))
+      } else {
+        devices.append(DeviceSummary(absent: record, problem: problems[record.name]))
+      }
+    }
+    return devices
+  }
+
+  private func operationText(_ name: String) -> String? {
+    guard let operation = state.operation(on: name) else { return nil }
+    guard let now = progress[operation.device], now.total > 0 else { return operation.inWords }
+    return "\(operation.inWords) (\(now.done * 100 / now.total) %)"
+  }
+
+  /// Waits until the event number of a device isn't `event` any more.
+  func wait(_ name: String, event: UInt32?) async throws(ControlFailure) -> UInt32 {
+    _ = try known(name)
+    try checkThere(name)
+    return try await mapped { () throws(DeviceMapperError) in
+      try await mapper.wait(name, number: event)
+    }
+  }
+
+  /// A relative path would be one from the daemon's folder, which nobody means.
+  private func checkPaths(_ text: String, of name: String) throws(ControlFailure) {
+    let table = try DeviceTable(text, of: name)
+    for line in table.description.lines {
+      for word in line.words
+      where word.text.contains("/") && !word.text.hasPrefix("/") && !word.text.contains("://") {
+        throw .refused(
+          "'\(name)' line \(word.line) word \(word.position): '\(word.text)' is no whole path; "
+            + "begin it with /")
+      }
+    }
+  }
+}
+
+extension DeviceSummary {
+  /// A device that is there.
+  init(_ info: DeviceInfo, operation: String?) {
+    self.init(
+      name: info.name, uuid: info.uuid.isEmpty ? nil : info.uuid, minor: UInt32(info.minor),
+      isSuspended: info.isSuspended, isReadOnly: info.isReadOnly, hasLive: info.hasLiveTable,
+      hasInactive: info.hasInactiveTable, openCount: info.openCount,
+      eventNumber: UInt64(info.eventNumber), targetCount: info.targetCount,
+      sectorCount: info.sectorCount.rawValue, isRemovalDeferred: info.isRemovalDeferred,
+      operation: operation, problem: nil)
+  }
+
+  /// A device that isn't there.
+  init(absent record: SavedDevice, problem: String?) {
+    self.init(
+      name: record.name, uuid: record.uuid, minor: 0, isSuspended: true,
+      isReadOnly: record.isReadOnly, hasLive: false, hasInactive: false, openCount: 0,
+      eventNumber: 0, targetCount: 0, sectorCount: 0, isRemovalDeferred: false, operation: nil,
+      problem: problem ?? "it isn't there")
+  }
+}

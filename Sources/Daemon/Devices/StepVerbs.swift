@@ -1,0 +1,351 @@
+import BlockIO
+import DeviceMapper
+import Foundation
+import Snapshots
+import SystemPackage
+
+// What people come for, in one step: what the verb makes of the state is pure (`Stacks`), the files
+// it needs are made before, and ``change(to:noflush:)`` does it while the devices are in use.
+
+extension DeviceKeeper {
+  /// A linear device over a whole file.
+  func attach(
+    _ name: String, file: String, isReadOnly: Bool, isExported: Bool
+  ) async throws(ControlFailure) -> String {
+    let sectors = try await fileSize(file)
+    try await create(
+      name, uuid: nil, table: DeviceTable.text(sectors, "linear", [file, "0"]),
+      isReadOnly: isReadOnly)
+    guard isExported else { return "'\(name)' is a device over '\(file)'" }
+    return try await export(name, as: nil, isReadOnly: isReadOnly)
+  }
+
+  /// The whole sectors of a file.
+  private func fileSize(_ path: String) async throws(ControlFailure) -> UInt64 {
+    let loop = loop
+    let sectors = try await blocking { () throws(IOFailure) in
+      try FileDevice.open(path, .init(isWritable: false, isExclusive: false), on: loop)
+        .wholeSectorCount
+    }
+    guard sectors > .zero else { throw .refused("'\(path)' is empty") }
+    return sectors.rawValue
+  }
+
+  // MARK: Snapshots
+
+  func takeSnapshots(
+    _ orders: [SnapshotOrder], isExported: Bool
+  ) async throws(ControlFailure) -> String {
+    try await exclusively { () throws(ControlFailure) in
+      var next = state
+      try next.takeSnapshots(orders)
+      var made: [String] = []
+      do throws(ControlFailure) {
+        for order in orders {
+          if try await prepareCow(order, next) { made.append(order.cow) }
+        }
+        try await change(to: next)
+      } catch {
+        if error.kind == .refused || !state.devices.contains(where: { $0.name == orders[0].name }) {
+          for path in made { unlink(path) }
+        }
+        throw error
+      }
+    }
+    var lines: [String] = []
+    for order in orders {
+      if isExported {
+        lines.append(try await export(order.name, as: nil, isReadOnly: false))
+      } else {
+        lines.append("'\(order.name)' is a snapshot of '\(order.origin)'")
+      }
+    }
+    return lines.joined(separator: "\n")
+  }
+
+  /// Has an empty store on the COW device; whether a file was made for it.
+  private func prepareCow(
+    _ order: SnapshotOrder, _ next: DaemonState
+  ) async throws(ControlFailure) -> Bool {
+    guard let chunkSize = ChunkSize(Sector(order.chunkSectors)) else {
+      throw .refused("a chunk of \(order.chunkSectors) sectors can't be")
+    }
+    guard order.cow.hasPrefix("/") else { throw .refused("'\(order.cow)' is no whole path") }
+    let length = try next.device(order.name).table.length
+    guard access(order.cow, F_OK) != 0 else {
+      // The same command once more, after an interruption, finds what it had made.
+      if let size = order.size, try await fileSize(order.cow) != size / Sector.byteCount {
+        throw .refused("--size: '\(order.cow)' is there with another size, which isn't changed")
+      }
+      try await checkEmptyStore(order.cow, chunkSize)
+      return false
+    }
+    let needed = SnapshotStore.sizeForAll(of: Sector(length), chunkSize: chunkSize)
+    guard let size = order.size.map({ Sector($0 / Sector.byteCount) }) ?? needed else {
+      throw .refused("a COW file for all of '\(order.origin)' would be too large; give --size")
+    }
+    guard size >= chunkSize.sectors * 3 else {
+      throw .refused("--size: a COW file has at least 3 chunks of \(chunkSize.sectors.bytes) bytes")
+    }
+    try await make(order.cow, byteCount: size.bytes)
+    return true
+  }
+
+  /// Refuses a COW device that holds anything: what is in it would be lost, or be taken for the
+  /// past of a device it has never belonged to.
+  private func checkEmptyStore(_ path: String, _ chunkSize: ChunkSize) async throws(ControlFailure)
+  {
+    let loop = loop
+    let device = try await blocking { () throws(IOFailure) in
+      try FileDevice.open(
+        path, .init(isWritable: false, isExclusive: false, lock: .shared), on: loop)
+    }
+    let store: StoreInspection
+    do throws(SnapshotError) {
+      store = try await StoreInspection(of: device, on: loop)
+    } catch {
+      if case .noStore = error { return try await checkZero(path) }
+      throw .refused("\(error); delete it, or name another")
+    }
+    guard store.exceptionCount == 0, store.isValid, store.isSound else {
+      throw ControlFailure.refused(
+        "'\(path)' holds the store of a snapshot with \(store.exceptionCount) chunks; delete it, "
+          + "or name another")
+    }
+    guard store.chunkSize == chunkSize else {
+      throw ControlFailure.refused(
+        "'\(path)' holds an empty store with chunks of \(store.chunkSize.sectors.bytes) bytes; "
+          + "delete it, or ask for such chunks")
+    }
+  }
+
+  /// A file whose first bytes are zero may still be a file system.
+  private func checkZero(_ path: String) async throws(ControlFailure) {
+    let head = await loop.blocking {
+      try? FileHandle(forReadingFrom: URL(fileURLWithPath: path)).read(upToCount: 256 << 10)
+    }
+    guard let head, head.allSatisfy({ $0 == 0 }) else {
+      throw .refused("'\(path)' holds something else; zero it (kcopyd zero), or name another")
+    }
+  }
+
+  func dropSnapshot(_ name: String) async throws(ControlFailure) -> String {
+    try await exclusively { () throws(ControlFailure) in
+      let place = try state.snapshot(name)
+      var next = state
+      try next.dropSnapshot(name)
+      try await stopExports(of: name, in: &next)
+      if [name, place.base, place.origin ?? name].contains(where: { problems[$0] != nil }) {
+        // Some of it isn't there: what is left comes back without the snapshot.
+        try await dropAbsent(next)
+      } else {
+        try await change(to: next)
+      }
+      let origin = place.origin.map { " of '\($0)'" } ?? ""
+      return "dropped the snapshot '\(name)'\(origin); '\(place.cow)' isn't used any more"
+    }
+  }
+
+  /// Makes a state in which devices are missing: what differs is ended, and brought up again.
+  private func dropAbsent(_ next: DaemonState) async throws(ControlFailure) {
+    let before = state
+    let differing = Set(
+      before.devices.filter { next[device: $0.name] != $0 }.map(\.name))
+    for record in before.bottomUp.reversed()
+    where differing.contains(record.name) && problems[record.name] == nil {
+      _ = try await mapped { () throws(DeviceMapperError) in
+        try await mapper.remove(record.name, retries: 10)
+      }
+      problems[record.name] = "it is being changed"
+    }
+    try await save(next)
+    await bringUp()
+    await takeUp()
+  }
+
+  /// Ends the exports of a device that is to go; refused while they have clients.
+  private func stopExports(
+    of device: String, in next: inout DaemonState
+  ) async throws(ControlFailure) {
+    for export in state.exports where export.device == device {
+      let clients = await exports.connections(of: export.export)
+      if clients > 0 {
+        throw .refused(
+          "'\(device)' is exported as '\(export.export)' and has \(clients) clients; disconnect "
+            + "them, or kcopyd unexport \(export.export)")
+      }
+    }
+    for export in state.exports where export.device == device {
+      await exports.stop(export.export)
+    }
+    next.exports.removeAll { $0.device == device }
+  }
+
+  func mergeSnapshot(_ name: String) async throws(ControlFailure) -> String {
+    try await exclusively { () throws(ControlFailure) in
+      // Asked again after an interruption: it goes on.
+      if let merge = state.operations.first(where: {
+        $0.kind == .merge && $0.snapshot?.name == name
+      }) {
+        startRunner(merge)
+        return merge.device
+      }
+      var next = state
+      try next.beginMerge(name)
+      try await stopExports(of: name, in: &next)
+      try await change(to: next)
+      guard let merge = next.operations.last else { return name }
+      startRunner(merge)
+      return merge.device
+    }
+  }
+
+  // MARK: Moving, legs
+
+  func move(_ name: String, to path: String) async throws(ControlFailure) {
+    try await exclusively { () throws(ControlFailure) in
+      if let move = state.operation(on: name), move.kind == .move, move.to?.device == path {
+        return startRunner(move)
+      }
+      var next = state
+      try next.beginMove(name, to: path)
+      try await changeOnto(path, of: name, next)
+    }
+  }
+
+  func abortMove(_ name: String) async throws(ControlFailure) -> String {
+    try await exclusively { () throws(ControlFailure) in
+      guard let move = state.operation(on: name), move.kind == .move else {
+        throw .refused("'\(name)' isn't being moved")
+      }
+      var next = state
+      try next.endMove(of: name, isAborted: true)
+      try await change(to: next, noflush: true)
+      endings[move.device] = .failure(.failed("the move of '\(move.device)' was stopped"))
+      return "'\(move.device)' stays on '\(move.from?.device ?? "")'; '\(move.to?.device ?? "")' "
+        + "isn't used any more"
+    }
+  }
+
+  func addLeg(
+    _ leg: String, to name: String, region: UInt64?
+  ) async throws(ControlFailure) {
+    try await exclusively { () throws(ControlFailure) in
+      if let sync = state.operation(on: name), sync.kind == .sync, sync.to?.device == leg {
+        return startRunner(sync)
+      }
+      var next = state
+      let files = "\(folder.path)/\(name)-\(UUID().uuidString.prefix(8))"
+      let (log, sidecar) = (files + ".log", files + ".sidecar")
+      try next.addLeg(leg, to: name, log: log, sidecar: sidecar, region: region)
+      guard next.uses(log) else { return try await changeOnto(leg, of: name, next) }
+      do throws(ControlFailure) {
+        // A bit for each region behind 1 KiB, and a region is 1 KiB at least.
+        let length = try state.device(state.bottom(of: name)).table.length
+        try await make(log, byteCount: (1 << 20) + length / 8)
+        try await make(sidecar, byteCount: 128 << 10)
+        try await changeOnto(leg, of: name, next)
+      } catch {
+        if !state.uses(log) {
+          unlink(log)
+          unlink(sidecar)
+        }
+        throw error
+      }
+    }
+  }
+
+  /// Makes the file a device is to lie on, if it isn't there, and changes to a state that uses it.
+  private func changeOnto(
+    _ path: String, of name: String, _ next: DaemonState
+  ) async throws(ControlFailure) {
+    var isMade = false
+    if path.hasPrefix("/"), access(path, F_OK) != 0 {
+      let target = try state.bottom(of: name)
+      let length = try state.device(target).table.length
+      try await make(path, byteCount: length * Sector.byteCount)
+      isMade = true
+    }
+    do throws(ControlFailure) {
+      try await change(to: next)
+    } catch {
+      if isMade, state != next { unlink(path) }
+      throw error
+    }
+    if let operation = next.operations.last { startRunner(operation) }
+  }
+
+  private func make(_ path: String, byteCount: UInt64) async throws(ControlFailure) {
+    try await blocking { () throws(IOFailure) in try NewFile.make(path, byteCount: byteCount) }
+  }
+
+  /// Makes calls that may take long on a thread; what fails there is a refusal.
+  private func blocking<R: Sendable>(
+    _ body: @escaping @Sendable () throws(IOFailure) -> R
+  ) async throws(ControlFailure) -> R {
+    let result = await loop.blocking { Result { () throws(IOFailure) in try body() } }
+    do throws(IOFailure) {
+      return try result.get()
+    } catch {
+      throw .refused("\(error)")
+    }
+  }
+
+  func removeLeg(
+    _ leg: String, from name: String, isSplit: Bool, as new: String?
+  ) async throws(ControlFailure) -> String {
+    try await exclusively { () throws(ControlFailure) in
+      var next = state
+      let removed = try next.removeLeg(leg, from: name)
+      if isSplit {
+        let status = try await statusWords(of: removed.target)
+        guard let mirror = MirrorProgress(status), mirror.inSync == mirror.total,
+          mirror.failedLeg == nil
+        else {
+          throw .refused(
+            "'\(removed.target)' isn't in sync: a leg split off now would be no copy of it; "
+              + "kcopyd mirror remove takes it off all the same")
+        }
+      }
+      if let new {
+        try next.checkFree(new)
+        let length = try state.device(removed.target).table.length
+        next.devices.append(
+          SavedDevice(name: new, table: DeviceTable.text(length, "linear", removed.place.words)))
+      }
+      try await change(to: next, noflush: !isSplit)
+      for file in removed.unused where file.hasPrefix(folder.path + "/") { unlink(file) }
+      let rest = isSplit ? "holds what '\(name)' did at this instant" : "isn't used any more"
+      return "'\(leg)' \(rest)" + (new.map { "; it is the device '\($0)'" } ?? "")
+    }
+  }
+}
+
+/// Files that verbs make.
+enum NewFile {
+  /// Makes a sparse file that only its owner can read; durable, its name too.
+  static func make(_ path: String, byteCount: UInt64) throws(IOFailure) {
+    do {
+      let file = try FileDescriptor.open(
+        FilePath(path), .readWrite, options: [.create, .exclusiveCreate, .closeOnExec],
+        permissions: [.ownerReadWrite])
+      try file.closeAfter {
+        guard let size = Int64(exactly: byteCount) else { throw Errno.fileTooLarge }
+        do {
+          try file.resize(to: size)
+          guard fsync(file.rawValue) == 0 else { throw Errno(rawValue: errno) }
+          let folder = try FileDescriptor.open(
+            FilePath(path).removingLastComponent(), .readOnly, options: [.directory, .closeOnExec])
+          defer { try? folder.close() }
+          guard fsync(folder.rawValue) == 0 else { throw Errno(rawValue: errno) }
+        } catch {
+          unlink(path)
+          throw error
+        }
+      }
+    } catch {
+      throw IOFailure(
+        .open, path, errno: (error as? Errno) ?? .ioError, detail: "can't be made: \(error)")
+    }
+  }
+}

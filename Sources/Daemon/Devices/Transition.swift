@@ -1,0 +1,166 @@
+import BlockIO
+import DeviceMapper
+import Logging
+
+// From one state to the next, while the devices are in use: tables that can be made meanwhile are
+// loaded, devices suspended from the top down, new devices and what stands on them made, the state
+// saved, and devices resumed from the bottom up. Until the state is saved everything can be undone,
+// and is if a step fails; from then on the new state is what a restart begins with. Requests wait
+// meanwhile and none is lost.
+
+extension DeviceKeeper {
+  /// What differs between two states.
+  private struct Difference {
+    /// New records of devices to be made, and of those that get another table; from the bottom up.
+    var created: [SavedDevice] = []
+    var changed: [SavedDevice] = []
+    /// Devices that go; from the top down.
+    var removed: [SavedDevice] = []
+
+    init(from old: DaemonState, to new: DaemonState) {
+      for record in new.bottomUp {
+        guard let before = old[device: record.name] else {
+          created.append(record)
+          continue
+        }
+        if before.table != record.table || before.isReadOnly != record.isReadOnly {
+          changed.append(record)
+        }
+      }
+      removed = old.bottomUp.reversed().filter { new[device: $0.name] == nil }
+    }
+  }
+
+  /// Makes `next` the state.
+  ///
+  /// - Parameter noflush: whether requests that targets push back are sent again afterwards, to
+  ///   the new tables, instead of failing.
+  func change(to next: DaemonState, noflush: Bool = false) async throws(ControlFailure) {
+    let difference = Difference(from: state, to: next)
+    let touched = Set((difference.changed + difference.removed).map(\.name))
+    for record in state.bottomUp where touched.contains(record.name) {
+      try checkRunning(record.name)
+    }
+    var steps = Steps()
+    do throws(ControlFailure) {
+      let names = Set(difference.created.map(\.name))
+      for record in difference.created {
+        try await mapped { () throws(DeviceMapperError) in
+          try await mapper.create(
+            record.name, uuid: record.uuid ?? "", isReadOnly: record.isReadOnly)
+        }
+        steps.made.append(record.name)
+      }
+      // What can be made while everything runs.
+      for record in difference.changed where names.isDisjoint(with: next.below(record)) {
+        try await load(record)
+        steps.loaded.append(record.name)
+      }
+      // From the top down, so that what is above has sent all it had.
+      for record in state.bottomUp.reversed() where touched.contains(record.name) {
+        try await mapped { () throws(DeviceMapperError) in
+          try await mapper.suspend(record.name, isNoFlush: noflush)
+        }
+        steps.suspended.append(record.name)
+      }
+      // Nobody writes now: new devices may take over what the old tables have.
+      for record in difference.created where record.table != nil {
+        try await load(record)
+        try await mapped { () throws(DeviceMapperError) in
+          try await mapper.resume(record.name)
+        }
+      }
+      for record in difference.changed where !steps.loaded.contains(record.name) {
+        try await load(record)
+        steps.loaded.append(record.name)
+      }
+      try await save(next)
+    } catch {
+      await undo(steps)
+      throw error
+    }
+    for record in difference.changed { inactive[record.name] = nil }
+    try await goOn(difference)
+  }
+
+  /// What has been done and can be undone.
+  private struct Steps {
+    var made: [String] = []
+    var loaded: [String] = []
+    var suspended: [String] = []
+  }
+
+  /// Loads a record's table into the inactive slot.
+  func load(_ record: SavedDevice) async throws(ControlFailure) {
+    guard let table = record.table else { return }
+    try await mapped { () throws(DeviceMapperError) in
+      try await mapper.load(record.name, table)
+    }
+  }
+
+  /// Refuses a device that isn't there, or that – or one below it – has been suspended by hand:
+  /// whoever waits for its requests would wait for good.
+  func checkRunning(_ name: String) throws(ControlFailure) {
+    try checkThere(name)
+    guard let record = state[device: name] else { return }
+    if record.isSuspended {
+      throw .refused("'\(name)' is suspended; kcopyd dm resume \(name)")
+    }
+    for below in state.below(record) { try checkRunning(below) }
+  }
+
+  /// Puts everything back to where it was before a change.
+  private func undo(_ steps: Steps) async {
+    for name in steps.loaded.reversed() {
+      await attempt("clear", name) { () throws(DeviceMapperError) in
+        try await mapper.clear(name)
+      }
+    }
+    for name in steps.made.reversed() {
+      await attempt("remove", name) { () throws(DeviceMapperError) in
+        try await mapper.remove(name)
+      }
+    }
+    for name in steps.suspended.reversed() {
+      await attempt("resume", name) { () throws(DeviceMapperError) in
+        try await mapper.resume(name)
+      }
+    }
+  }
+
+  private func attempt(
+    _ verb: String, _ name: String, _ body: () async throws(DeviceMapperError) -> Void
+  ) async {
+    do throws(DeviceMapperError) {
+      try await body()
+    } catch {
+      logger.error(
+        "a step couldn't be undone",
+        metadata: ["device": "\(name)", "step": "\(verb)", "reason": "\(error)"])
+    }
+  }
+
+  /// The second half: the state is saved.
+  private func goOn(_ difference: Difference) async throws(ControlFailure) {
+    var failures: [String] = []
+    for record in difference.changed {
+      do throws(DeviceMapperError) {
+        try await mapper.resume(record.name)
+      } catch {
+        failures.append("\(error)")
+      }
+    }
+    for record in difference.removed {
+      do throws(DeviceMapperError) {
+        try await mapper.remove(record.name, retries: 10)
+      } catch {
+        failures.append("\(error)")
+      }
+    }
+    guard failures.isEmpty else {
+      throw .failed(
+        "it is saved, but not all of it could be done: \(failures.joined(separator: "; ")); it is "
+          + "done at the next start of the daemon")
+    }
+  }
+}

@@ -1,0 +1,260 @@
+import Foundation
+import Testing
+
+/// The daemon as a process, and the commands that talk to it.
+struct DaemonCommandTests {
+  /// A daemon in a folder of its own; killed with its last reference.
+  final class Daemon {
+    let folder: Folder
+    private(set) var running: Command.Running
+
+    init(_ folder: Folder, _ options: String...) throws {
+      self.folder = folder
+      running = try Self.start(folder, options)
+    }
+
+    deinit { kill(running.process.processIdentifier, SIGKILL) }
+
+    private static func start(_ folder: Folder, _ options: [String]) throws -> Command.Running {
+      let running = try Command.start(
+        [
+          "serve", "--state", folder.file("state"), "--socket", folder.file("run/s"), "--unix",
+          folder.file("nbd"),
+        ] + options, in: folder)
+      // It answers, or has ended.
+      while running.process.isRunning {
+        let look = try Command.run("dm", "ls", "--socket", folder.file("run/s"), in: folder)
+        if look.status == 0 { break }
+        usleep(20_000)
+      }
+      return running
+    }
+
+    func again(_ options: String...) throws { running = try Self.start(folder, options) }
+
+    func killHard() {
+      kill(running.process.processIdentifier, SIGKILL)
+      running.process.waitUntilExit()
+    }
+
+    /// Ends it as systemd does.
+    func stop() throws -> Command.Outcome {
+      running.process.terminate()
+      return try running.finish()
+    }
+
+    /// A command to it; `status` is the one it must end with.
+    @discardableResult
+    func run(
+      _ arguments: String..., status: Int32 = 0, at location: SourceLocation = #_sourceLocation
+    ) throws -> Command.Outcome {
+      let outcome = try Command.run(arguments + ["--socket", folder.file("run/s")], in: folder)
+      #expect(
+        outcome.status == status, "\(arguments): \(outcome.output)\(outcome.errors)",
+        sourceLocation: location)
+      return outcome
+    }
+
+    var table: [String] {
+      get throws {
+        try run("dm", "table").output.split(separator: "\n").map(String.init)
+      }
+    }
+  }
+
+  @Test func verbsOfDmsetup() throws {
+    let folder = try Folder()
+    try folder.write("disk", pattern(1 << 20))
+    let disk = folder.file("disk")
+    let daemon = try Daemon(folder)
+    #expect(try daemon.run("dm", "ls").output == "No devices found\n")
+    try daemon.run("dm", "create", "a", "-n", "-u", "U-1")
+    #expect(try daemon.run("dm", "info", "a").output.contains("State:             SUSPENDED\n"))
+    try daemon.run("dm", "resume", "a", status: 2)
+    try folder.write("table", Data("0 1024 linear \(disk) 0\n1024 1024 zero\n".utf8))
+    try daemon.run("dm", "load", "a", folder.file("table"))
+    #expect(try daemon.run("dm", "info", "a").output.contains("INACTIVE\n"))
+    #expect(
+      try daemon.run("dm", "table", "--inactive", "a").output
+        == "0 1024 linear \(disk) 0\n1024 1024 zero \n")
+    try daemon.run("dm", "resume", "a")
+    let info = try daemon.run("dm", "info", "a").output
+    for line in ["Name:              a", "State:             ACTIVE", "Number of targets: 2"] {
+      #expect(info.contains(line + "\n"))
+    }
+    #expect(info.contains("UUID:              U-1"))
+    #expect(try daemon.run("dm", "deps", "a").output == "1 dependencies\t: (\(disk))\n")
+    try daemon.run("dm", "load", "a", "--table", "0 8 error")
+    try daemon.run("dm", "clear", "a")
+    try daemon.run("dm", "suspend", "a")
+    try daemon.run("dm", "resume", "a")
+    try daemon.run("dm", "rename", "a", "b")
+    try daemon.run("dm", "wipe-table", "b")
+    #expect(try daemon.table == ["b: 0 2048 error "])
+    try daemon.run("dm", "create", "dust", "--table", "0 2048 dust \(disk) 0 512")
+    try daemon.run("dm", "message", "dust", "0", "addbadblock", "5")
+    #expect(
+      try daemon.run("dm", "message", "dust", "0", "countbadblocks").output
+        == "countbadblocks: 1 badblock(s) found\n")
+    try daemon.run("dm", "remove", "dust")
+    try daemon.run("dm", "remove", "b")
+    #expect(try daemon.run("dm", "targets").output.contains("snapshot-merge   v"))
+    #expect(try daemon.stop().status == 0)
+  }
+
+  @Test(arguments: [
+    (["create", "b", "--table", "0 8"], "line 1 word 3"),
+    (["create", "b", "--table", "0 8 nonsense"], "line 1 word 3"),
+    (["create", "b", "--table", "8 8 zero"], "line 1 word 1"),
+    (["create", "b", "--table", "0 8 linear relative/path 0"], "no whole path"),
+    (["create", "b", "--table", "0 8 linear /there/is/nothing 0"], "line 1 word 4"),
+    (["create", "b", "--table", "0 9999999 linear a 0"], "sectors"),
+    (["create", "a", "--table", "0 8 zero"], "already"),
+    (["create", "b/c", "--table", "0 8 zero"], "can't be a name"),
+    (["load", "a", "--table", "0 8 linear a 0"], "contain itself"),
+    (["load", "low", "--table", "0 8 linear a 0"], "loop"), (["remove", "low"], "used by"),
+    (["remove", "nothing"], "no device"), (["resume", "empty"], "no table"),
+    (["message", "a", "0", "hello"], "no messages"), (["suspend", "nothing"], "no device"),
+  ])
+  func whatIsRefusedChangesNothing(arguments: [String], reason: String) throws {
+    let folder = try Folder()
+    let daemon = try Daemon(folder)
+    try daemon.run("dm", "create", "low", "--table", "0 2048 zero")
+    try daemon.run("dm", "create", "a", "--table", "0 2048 linear low 0")
+    try daemon.run("dm", "create", "empty", "--notable")
+    let before = try daemon.table
+    let state = try folder.read("state/state.json")
+    let outcome = try Command.run(
+      ["dm"] + arguments + ["--socket", folder.file("run/s")], in: folder)
+    #expect(outcome.status == 2)
+    #expect(outcome.errors.contains(reason), "\(outcome.errors)")
+    #expect(outcome.errors.split(separator: "\n").count == 1)
+    #expect(try daemon.table == before)
+    #expect(try folder.read("state/state.json") == state)
+  }
+
+  @Test func devicesComeBackAfterAKill() throws {
+    let folder = try Folder()
+    try folder.write("disk", pattern(1 << 20))
+    try folder.write("gone", pattern(1 << 20))
+    let daemon = try Daemon(folder)
+    try daemon.run("dm", "attach", "disk", "disk")
+    try daemon.run("dm", "attach", "gone", "gone")
+    try daemon.run("dm", "create", "over", "--table", "0 8 linear gone 0")
+    try daemon.run("dm", "attach", "ro", "disk", "--readonly", status: 0)
+    try daemon.run("snapshot", "take", "snap", "--of", "disk", "--cow", "cow")
+    try daemon.run("dm", "suspend", "snap")
+    let before = try daemon.table
+    daemon.killHard()
+    try FileManager.default.moveItem(atPath: folder.file("gone"), toPath: folder.file("away"))
+    try daemon.again()
+    let list = try daemon.run("dm", "ls").output
+    #expect(list.contains("gone\t(253:0)\tnot there: "))
+    #expect(list.contains("over\t(253:0)\tnot there: 'gone', which it stands on"))
+    #expect(try daemon.table == before.filter { !$0.hasPrefix("gone") && !$0.hasPrefix("over") })
+    #expect(try daemon.run("dm", "info", "snap").output.contains("SUSPENDED"))
+    try daemon.run("dm", "resume", "gone", status: 1)
+    try FileManager.default.moveItem(atPath: folder.file("away"), toPath: folder.file("gone"))
+    try daemon.run("dm", "resume", "gone")
+    #expect(try daemon.table == before)
+  }
+
+  @Test func anOriginStaysAwayWithoutOneOfItsSnapshots() throws {
+    let folder = try Folder()
+    try folder.write("disk", pattern(1 << 20))
+    let daemon = try Daemon(folder)
+    try daemon.run("dm", "attach", "disk", "disk")
+    try daemon.run("snapshot", "take", "snap", "--of", "disk", "--cow", "cow")
+    daemon.killHard()
+    try FileManager.default.removeItem(atPath: folder.file("cow"))
+    try daemon.again()
+    let list = try daemon.run("dm", "ls").output
+    #expect(list.contains("disk\t(253:0)\tnot there: its snapshot 'snap' isn't there"))
+    try daemon.run("snapshot", "drop", "snap")
+    #expect(try daemon.table == ["disk: 0 2048 linear \(folder.file("disk")) 0"])
+  }
+
+  @Test func stepsAreRefusedAndRepeated() throws {
+    let folder = try Folder()
+    try folder.write("disk", pattern(4 << 20))
+    let daemon = try Daemon(folder)
+    try daemon.run("dm", "attach", "disk", "disk")
+    // A file with something in it isn't a place for old data.
+    try folder.write("precious", Data(count: 4096) + pattern(4096))
+    let precious = try folder.read("precious")
+    try daemon.run("snapshot", "take", "s", "--of", "disk", "--cow", "precious", status: 2)
+    try daemon.run("snapshot", "take", "s", "--of", "nothing", "--cow", "new", status: 2)
+    try daemon.run("snapshot", "take", "s", "t", "--of", "disk", "--cow", "new", status: 2)
+    #expect(try folder.read("precious") == precious)
+    #expect(!folder.names.contains("new"))
+    try daemon.run(
+      "snapshot", "take", "s", "t", "--of", "disk", "--of", "disk", "--cow", "c1",
+      "--cow", "c2")
+    try daemon.run("snapshot", "take", "s", "--of", "disk", "--cow", "c3", status: 2)
+    try daemon.run("dm", "remove", "disk-real", status: 2)
+    try daemon.run("snapshot", "merge", "s", "-q")
+    try daemon.run("snapshot", "drop", "t")
+    try daemon.run("snapshot", "drop", "t", status: 2)
+    let plain = "disk: 0 8192 linear \(folder.file("disk")) 0"
+    #expect(try daemon.table == [plain])
+    try daemon.run("mirror", "add", "disk", "leg", "-q")
+    #expect(try folder.read("leg") == folder.read("disk"))
+    try daemon.run("mirror", "remove", "disk", "nothing", status: 2)
+    try daemon.run("mirror", "split", "disk", "leg", "--as", "copy")
+    try daemon.run("mirror", "split", "disk", "leg", status: 2)
+    try daemon.run("dm", "remove", "copy")
+    try daemon.run("move", "--live", "disk", "moved", "-q")
+    #expect(try folder.read("moved") == folder.read("disk"))
+    #expect(try daemon.table == ["disk: 0 8192 linear \(folder.file("moved")) 0"])
+    try daemon.run("move", "--abort", "disk", status: 2)
+    #expect(try daemon.stop().status == 0)
+  }
+
+  @Test func configurationIsCheckedBeforeAnythingStarts() throws {
+    let folder = try Folder()
+    try folder.write("disk", pattern(1 << 20))
+    for (text, reason) in [
+      ("{\"log\": 5}", "line 1, column 9"), ("{\n\"colour\": \"\"}", "line 2, column 1"),
+      ("{\"devices\": {\"a\": \"0 8 nonsense\"}}", "nonsense"),
+      ("{\"devices\": {\"a\": \"0 8 linear /there/is/nothing 0\"}}", "nothing"),
+      ("{\"exports\": {\"a\": \"b\"}}", "no device 'b'"),
+    ] {
+      try folder.write("config", Data(text.utf8))
+      let outcome = try Command.run(
+        "serve", "--config", "config", "--state", "state", "--socket", "run/s", in: folder)
+      #expect(outcome.status == 2)
+      #expect(outcome.errors.contains(reason), "\(outcome.errors)")
+      #expect(
+        !folder.names.contains("state")
+          || !FileManager.default.fileExists(
+            atPath: folder.file("state/state.json"))
+      )
+    }
+    let table = "0 2048 linear \(folder.file("disk")) 0"
+    try folder.write("config", Data("{\"devices\": {\"disk\": \"\(table)\"}}".utf8))
+    let daemon = try Daemon(folder, "--config", folder.file("config"))
+    #expect(try daemon.table == ["disk: \(table)"])
+    let second = try Command.run(
+      "serve", "--state", "state", "--socket", "run/t", in: folder)
+    #expect(second.status == 2 && second.errors.contains("another daemon runs"))
+    let third = try Command.run(
+      "serve", "--state", "other", "--socket", "run/s", in: folder)
+    #expect(third.status == 2 && third.errors.contains("another daemon listens"))
+    #expect(try daemon.stop().status == 0)
+  }
+
+  @Test func waitingIsGivenUpByTheClientAlone() throws {
+    let folder = try Folder()
+    let daemon = try Daemon(folder)
+    try daemon.run("dm", "create", "a", "--table", "0 8 zero")
+    let waiting = try (0..<3).map { _ in
+      try Command.start(["dm", "wait", "a", "--socket", folder.file("run/s")], in: folder)
+    }
+    usleep(100_000)
+    kill(waiting[0].process.processIdentifier, SIGKILL)
+    try daemon.run("dm", "rename", "a", "b")
+    #expect(try waiting[1].finish().status == 0)
+    #expect(try waiting[2].finish().status == 0)
+    #expect(try daemon.stop().status == 0)
+  }
+}

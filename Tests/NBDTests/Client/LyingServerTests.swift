@@ -1,6 +1,7 @@
 import BlockIO
 import Foundation
 import NIOCore
+import BlockIOTesting
 import Testing
 
 @testable import NBD
@@ -185,19 +186,22 @@ extension ByteBuffer {
     try server.write("disk", Data(count: 1 << 20))
     try server.start()
     let device = try await NBDDevice.open(server.uri())
+    let answered = Locked(0)
     async let writes: Void = withThrowingTaskGroup(of: Void.self) { group in
       for lane in 0..<8 {
         group.addTask {
           for sector in stride(from: UInt64(lane), to: 800, by: 8) {
             let byte = UInt8(truncatingIfNeeded: sector * 13 + 1)
             try await device.put([UInt8](repeating: byte, count: 512), at: Sector(sector))
+            answered.withLock { $0 += 1 }
           }
         }
       }
       try await group.waitForAll()
     }
-    for _ in 0..<3 {
-      try await Task.sleep(for: .milliseconds(60))
+    for round in 1...3 {
+      // Each time with writes that have been answered and not flushed.
+      while answered.withLock({ $0 < 100 * round }) { try await Task.sleep(for: .milliseconds(5)) }
       server.kill()
       try server.start()
     }

@@ -70,7 +70,7 @@ struct ServerKind: CustomTestStringConvertible, Sendable {
     }
     let server = try OtherServer(kind.arguments)
     // Whole blocks for those servers that insist.
-    let size = 1 << 20
+    let size = 1 << 18
     var random = SeededRandom(seed: 5)
     var model = (0..<size).map { _ in UInt8.random(in: 0...255, using: &random) }
     try server.write("disk", Data(model))

@@ -59,8 +59,8 @@ import Testing
 
   @Test(.enabled(if: isInstalled("nbdcopy"), "nbdcopy is not installed (package libnbd-bin)"))
   func nbdcopy() async throws {
-    let source = random(20_000)
-    let target = MemoryDevice(sectorCount: 20_000)
+    let source = random(4_000)
+    let target = MemoryDevice(sectorCount: 4_000)
     try await TestServer.serving(["source": source, "target": target]) { test in
       let (status, text) = try await run(
         "nbdcopy",
@@ -70,13 +70,13 @@ import Testing
         ])
       #expect(status == 0, "\(text)")
     }
-    #expect(source.contents(0..<20_000) == target.contents(0..<20_000))
+    #expect(source.contents(0..<4_000) == target.contents(0..<4_000))
   }
 
   @Test(.enabled(if: isInstalled("qemu-img"), "qemu-img is not installed (package qemu-utils)"))
   func qemu() async throws {
-    let source = random(20_000)
-    let target = MemoryDevice(sectorCount: 20_000)
+    let source = random(4_000)
+    let target = MemoryDevice(sectorCount: 4_000)
     try await TestServer.serving(["source": source, "target": target]) { test in
       let uri = { (name: String) in "nbd+unix:///\(name)?socket=\(test.socket)" }
       let (status, text) = try await run(

@@ -161,6 +161,16 @@ struct StackChangesTests {
     }
   }
 
+  @Test func aNameMayBeAWordOfTables() throws {
+    var state = linear()
+    try state.addLeg("/b", to: "disk", log: "/log", sidecar: "/side", region: nil)
+    try state.endSync(of: "disk")
+    // Its mirror has a log of the kind 'disk': that isn't the device 'disk'.
+    try state.takeSnapshots([order("P")])
+    #expect(state.bottomUp.map(\.name) == ["disk-real", "P", "disk"])
+    #expect(state.above("P").isEmpty)
+  }
+
   @Test func statusWordsAreRead() {
     let mirror = MirrorProgress("2 /a /b 3/32 1 AD 1 core".split(separator: " ").map(String.init))
     #expect(mirror?.inSync == 3)

@@ -274,6 +274,13 @@ extension DeviceKeeper {
           "'\(name)' line \(word.line) word \(word.position): '\(word.text)' is no whole path; "
             + "begin it with /")
       }
+      // Numbers are given anew at each start.
+      let prefix = "\(mapper.configuration.major):"
+      if let word = line.words.first(where: { $0.text.hasPrefix(prefix) }) {
+        throw .refused(
+          "'\(name)' line \(word.line) word \(word.position): call the device by its name: "
+            + "'\(word.text)' may be another one after a restart")
+      }
     }
   }
 }

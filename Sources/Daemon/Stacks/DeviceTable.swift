@@ -38,16 +38,39 @@ struct DeviceTable: Sendable {
     switch line.target.text {
     case "linear" where words.count == 2:
       return .linear(Place(device: words[0], offset: words[1]))
-    case "snapshot-origin" where words.count == 1: return .origin(below: words[0])
-    case "snapshot-merge" where words.count >= 2: return .merge(below: words[0], cow: words[1])
-    case "snapshot" where words.count >= 2: return .snapshot(below: words[0], cow: words[1])
+    case "snapshot-origin" where words.count == 1: return .origin(below: Self.name(words[0]))
+    case "snapshot-merge" where words.count >= 2:
+      return .merge(below: Self.name(words[0]), cow: words[1])
+    case "snapshot" where words.count >= 2:
+      return .snapshot(below: Self.name(words[0]), cow: words[1])
     case "mirror": return MirrorShape(words).map { .mirror($0) } ?? .other
     default: return .other
     }
   }
 
-  /// All words that may name a device.
-  var words: Set<String> { Set(description.lines.flatMap { $0.words.map(\.text) }) }
+  /// The words that name devices, and only these: a device may be called as any other word is,
+  /// `disk` or `P`.
+  var devices: Set<String> {
+    Set(
+      description.lines.flatMap { line -> [String] in
+        let words = line.words.map(\.text)
+        switch line.target.text {
+        case "linear", "flakey", "dust", "snapshot-origin", "error": return Array(words.prefix(1))
+        case "snapshot", "snapshot-merge", "log-writes": return Array(words.prefix(2))
+        case "delay": return words.indices.filter { $0 % 3 == 0 }.map { words[$0] }
+        case "zero": return []
+        case "mirror":
+          guard let mirror = MirrorShape(words) else { return words }
+          return (mirror.log.map { [$0] } ?? []) + mirror.legs.map(\.device) + mirror.options
+        default: return words
+        }
+      }.map(Self.name))
+  }
+
+  /// The name of a mapped device, which may also be written as a path.
+  private static func name(_ word: String) -> String {
+    word.hasPrefix("/dev/mapper/") ? String(word.dropFirst(12)) : word
+  }
 
   /// A table of one line.
   static func text(_ length: UInt64, _ target: String, _ words: [String]) -> String {
@@ -147,7 +170,7 @@ extension DaemonState {
     guard let text = record.table, let table = try? DeviceTable(text, of: record.name) else {
       return []
     }
-    let words = table.words
+    let words = table.devices
     return devices.map(\.name).filter { $0 != record.name && words.contains($0) }
   }
 
@@ -182,7 +205,7 @@ extension DaemonState {
       guard let text = record.table, let table = try? DeviceTable(text, of: record.name) else {
         return false
       }
-      return table.words.contains(file)
+      return table.devices.contains(file)
     }
   }
 

@@ -48,6 +48,20 @@ public final class MappedDevice: BlockDevice {
     gate.setTableHere(table)
   }
 
+  /// The device whose resume a request would wait for now: this one, or one that it stands on; nil:
+  /// it wouldn't have to wait. On the loop.
+  var suspendedHere: MappedDevice? {
+    var seen: Set<Int> = []
+    var next = [self]
+    while let device = next.popLast() {
+      guard seen.insert(device.minor).inserted else { continue }
+      let (isClosed, table) = device.gate.stateHere
+      if isClosed { return device }
+      next += table?.devices.compactMap { $0.device as? MappedDevice } ?? []
+    }
+    return nil
+  }
+
   // MARK: Requests
 
   public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {

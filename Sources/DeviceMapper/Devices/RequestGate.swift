@@ -85,6 +85,11 @@ actor RequestGate {
     assumeIsolated { $0.table = table }
   }
 
+  /// Whether requests have to wait, and where they go otherwise.
+  nonisolated var stateHere: (isClosed: Bool, table: MappedTable?) {
+    assumeIsolated { ($0.isClosed, $0.table) }
+  }
+
   nonisolated var statisticsHere: DeviceStatistics {
     assumeIsolated { gate in
       var statistics = gate.statistics

@@ -25,6 +25,18 @@ public final class TableDevice: Sendable {
     self.isWritable = isWritable
     self.key = key
   }
+
+  /// Refuses a verb that has to read the device at once and would wait for its resume. On the loop.
+  func requireRunning() throws(DeviceMapperError) {
+    guard let suspended = (device as? MappedDevice)?.suspendedHere else { return }
+    let isItself = suspended === device
+    throw DeviceMapperError(
+      .state, line: word.line, word: word.position,
+      isItself
+        ? "'\(word.text)' is suspended"
+        : "'\(word.text)' stands on '\(suspended.name)', which is suspended",
+      advice: "resume it first")
+  }
 }
 
 /// Sectors of a device that a table writes.

@@ -91,6 +91,9 @@ public final class MirrorTarget: Target {
   }
 
   public func preresume() async throws(DeviceMapperError) {
+    // These are read now.
+    try line.log?.requireRunning()
+    try line.options.sidecar?.requireRunning()
     do { try await device.resume() } catch {
       throw DeviceMapperError(.state, error.description)
     }

@@ -76,6 +76,8 @@ struct SnapshotLine: Sendable {
     options = try SnapshotOptions(context, Array(context.line.words.dropFirst(2)))
     origin = try await context.device(originWord, access, from: context.sectors.lowerBound)
     cow = try await context.device(cowWord)
+    // Its header is read now.
+    try cow.requireRunning()
     guard origin.device.identity != cow.device.identity else {
       throw cowWord.refused("origin and COW device are the same: '\(cowWord.text)'")
     }

@@ -83,6 +83,8 @@ public protocol BlockDevice: AnyObject, Sendable {
   var name: String { get }
   /// What the device is, whatever its name.
   var identity: DeviceIdentity { get }
+  /// Where else its bytes are: what it is a part of, and what that is a part of.
+  var placements: [DevicePlacement] { get }
   /// The size in sectors, a begun last sector counted.
   var sectorCount: Sector { get }
   /// The size in bytes. More than `sectorCount` − 1 sectors; bytes of the last sector that lie
@@ -134,6 +136,7 @@ public protocol BlockDevice: AnyObject, Sendable {
 extension BlockDevice {
   public var byteCount: UInt64 { sectorCount.bytes }
   public var identity: DeviceIdentity { .object(ObjectIdentifier(self)) }
+  public var placements: [DevicePlacement] { [] }
   public var pageCachedFile: PageCachedFile? { nil }
 
   /// The size in sectors, a begun last sector not counted: what can be written and read back.

@@ -107,21 +107,21 @@ bool blockio_is_memory_file_system(int fd) {
     return status.f_type == 0x01021994 /* tmpfs */ || status.f_type == (long)0x858458f6 /* ramfs */;
 }
 
-int blockio_loop_backing(int fd, uint64_t *device, uint64_t *inode) {
+// The kernel reports its own (huge) encoding of a device number.
+static uint64_t decoded_device(uint64_t number) {
+    return makedev((number >> 8) & 0xfff, (number & 0xff) | ((number >> 12) & 0xfff00));
+}
+
+int blockio_loop_backing(int fd, struct blockio_loop_backing *backing) {
     struct loop_info64 info;
     if (ioctl(fd, LOOP_GET_STATUS64, &info) < 0) return -errno;
-    // A partition answers for its whole device: only that one is the file.
-    struct stat self, partition;
-    if (fstat(fd, &self) < 0) return -errno;
-    if (info.lo_offset != 0 || info.lo_sizelimit != 0) return -EINVAL;
-    char name[64];
-    snprintf(name, sizeof name, "/sys/dev/block/%u:%u/partition", major(self.st_rdev),
-             minor(self.st_rdev));
-    if (stat(name, &partition) == 0) return -EINVAL;
-    // The kernel reports its own (huge) encoding of a device number here.
-    *device = makedev((info.lo_device >> 8) & 0xfff,
-                      (info.lo_device & 0xff) | ((info.lo_device >> 12) & 0xfff00));
-    *inode = info.lo_inode;
+    *backing = (struct blockio_loop_backing){
+        .device = decoded_device(info.lo_device),
+        .inode = info.lo_inode,
+        .special_device = info.lo_rdevice == 0 ? 0 : decoded_device(info.lo_rdevice),
+        .offset = info.lo_offset,
+        .size_limit = info.lo_sizelimit,
+    };
     return 0;
 }
 
@@ -203,8 +203,8 @@ void blockio_direct_alignment(int fd, uint32_t *memory, uint32_t *offset) {
 int blockio_open_direct_flag(void) { return 0; }
 int blockio_set_uncached(int fd) { return result(fcntl(fd, F_NOCACHE, 1)); }
 bool blockio_is_memory_file_system(int fd) { (void)fd; return false; }
-int blockio_loop_backing(int fd, uint64_t *device, uint64_t *inode) {
-    (void)fd; (void)device; (void)inode;
+int blockio_loop_backing(int fd, struct blockio_loop_backing *backing) {
+    (void)fd; (void)backing;
     return -ENOTSUP;
 }
 ssize_t blockio_pread_nowait(int fd, void *buffer, size_t bytes, uint64_t offset) {

@@ -35,6 +35,9 @@ public enum KcopydError: Error, Hashable, Sendable, CustomStringConvertible {
   /// The source overlaps one destination that lies above and one that lies below it: whatever the
   /// order, one of them would get sectors that were overwritten before.
   case sourceOverlapsBothWays
+  /// The source and the destination of that index are different devices that share sectors: one is
+  /// a partition of the other, or a loop device on it, or both lie on a third.
+  case sourceLiesOnDestination(Int)
   /// A destination that must be written in ascending order overlaps the source from above, where
   /// only descending order is safe.
   case sequentialWritesOverlap
@@ -59,6 +62,8 @@ public enum KcopydError: Error, Hashable, Sendable, CustomStringConvertible {
       "destinations \(first) and \(second) overlap"
     case .sourceOverlapsBothWays:
       "the source overlaps destinations both above and below it"
+    case .sourceLiesOnDestination(let index):
+      "the source and destination \(index) share sectors: one lies on the other"
     case .sequentialWritesOverlap:
       "a sequentially written destination overlaps the source from above"
     case .reserveBelowSubJob(let pages, let needed):

@@ -78,6 +78,12 @@ struct CopyPlan: Sendable {
   ) throws(KcopydError) -> (SegmentCursor.Order, Bool) {
     guard let source, source.count > .zero else { return (.ascending, false) }
     let overlapping = destinations.filter { source.overlaps($0) }
+    // Each has a page cache of its own, and which sector is which one isn't known here.
+    if let index = destinations.firstIndex(where: {
+      $0.device.identity != source.device.identity && source.overlaps($0)
+    }) {
+      throw .sourceLiesOnDestination(index)
+    }
     let isBelow = overlapping.contains { $0.sector <= source.sector }
     let isAbove = overlapping.contains { $0.sector > source.sector }
     if isBelow && isAbove { throw .sourceOverlapsBothWays }
@@ -89,11 +95,6 @@ extension IORegion {
   var isAddressable: Bool {
     let (end, overflow) = sector.rawValue.addingReportingOverflow(count.rawValue)
     return !overflow && !Sector(end).bytesOverflow
-  }
-
-  /// Whether the regions share sectors, also through different names of one device.
-  func overlaps(_ other: IORegion) -> Bool {
-    device.identity == other.device.identity && sectors.overlaps(other.sectors)
   }
 
   /// The sectors of a piece of the job.

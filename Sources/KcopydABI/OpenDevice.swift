@@ -8,6 +8,7 @@ import Synchronization
 final class OpenDevice: BlockDevice {
   let name: String
   let identity: DeviceIdentity
+  let placements: [DevicePlacement]
   let sectorCount: Sector
   let byteCount: UInt64
   let limits: DeviceLimits
@@ -34,6 +35,7 @@ final class OpenDevice: BlockDevice {
   init(_ file: FileDevice) {
     name = file.name
     identity = file.identity
+    placements = file.placements
     sectorCount = file.sectorCount
     byteCount = file.byteCount
     limits = file.limits

@@ -22,8 +22,8 @@ extension KcopydError {
   var errno: Errno {
     switch self {
     case .noDestinations, .tooManyDestinations, .unequalCounts, .unaddressable,
-      .destinationsOverlap, .sourceOverlapsBothWays, .sequentialWritesOverlap,
-      .reserveBelowSubJob:
+      .destinationsOverlap, .sourceOverlapsBothWays, .sourceLiesOnDestination,
+      .sequentialWritesOverlap, .reserveBelowSubJob:
       .invalidArgument
     case .noMemory: .noMemory
     case .destroyed: .socketShutdown  // ESHUTDOWN, whose text is "cannot send after shutdown"

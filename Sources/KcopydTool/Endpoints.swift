@@ -117,12 +117,20 @@ struct Destinations {
         && source.files.allSatisfy { ($0 as? FileDevice)?.isDirect == true }
       ? DirectChoice.whenPossible : options.engine.direct
     var opened: [Int: any BlockDevice] = [:]
+    let target = start..<Sector(end)
     for (index, path) in paths.enumerated() where Self.exists(path) {
+      try Self.refuseDisk(path, target, under: source, on: loop)
       let device = try await openEndpoint(
         path, writable: true, direct: direct, options: options, on: loop)
       try Self.check(device, against: source, wanted: wanted)
+      try Self.refuseOverlap(of: device, target, with: source)
       if let other = opened.values.first(where: { $0.identity == device.identity }) {
         throw Refusal("'\(path)' and '\(other.name)' are the same destination")
+      }
+      if let other = opened.values.first(where: {
+        Self.region(device, target).overlaps(Self.region($0, target))
+      }) {
+        throw Refusal("'\(path)' and '\(other.name)' share sectors: one lies on the other")
       }
       opened[index] = device
     }
@@ -142,6 +150,37 @@ struct Destinations {
     if NBDURI.isMeant(by: path) { return true }
     var status = stat()
     return stat(path, &status) == 0 || errno != ENOENT
+  }
+
+  /// The same as ``refuseOverlap(of:_:with:)`` before a disk is opened for good: who holds one of
+  /// its partitions would otherwise only be told that it is in use.
+  private static func refuseDisk(
+    _ path: String, _ target: Range<Sector>, under source: Source, on loop: IOLoop
+  ) throws(Refusal) {
+    var status = stat()
+    guard stat(path, &status) == 0, status.st_mode & S_IFMT == S_IFBLK,
+      let device = try? FileDevice.open(
+        path, .init(isWritable: false, direct: .off, isExclusive: false), on: loop)
+    else { return }
+    try refuseOverlap(of: device, target, with: source)
+  }
+
+  private static func refuseOverlap(
+    of device: any BlockDevice, _ target: Range<Sector>, with source: Source
+  ) throws(Refusal) {
+    for file in source.files where file.identity != device.identity {
+      // Where the parts of a snapshot are on its files isn't known here.
+      let region =
+        source.files.count == 1 ? source.region : IORegion(file, count: file.sectorCount)
+      if region.overlaps(Self.region(device, target)) {
+        throw Refusal(
+          "'\(device.name)' shares sectors with the source '\(file.name)': one lies on the other")
+      }
+    }
+  }
+
+  private static func region(_ device: any BlockDevice, _ sectors: Range<Sector>) -> IORegion {
+    IORegion(device, sector: sectors.lowerBound, count: sectors.length)
   }
 
   private static func check(

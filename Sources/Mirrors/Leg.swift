@@ -59,7 +59,6 @@ final class Leg {
 
   /// Whether two legs share sectors, under whatever names.
   func overlaps(_ other: Leg, length: Sector) -> Bool {
-    device.identity == other.device.identity
-      && (offset..<offset + length).overlaps(other.offset..<other.offset + length)
+    region(of: .zero..<length).overlaps(other.region(of: .zero..<length))
   }
 }

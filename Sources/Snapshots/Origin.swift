@@ -115,7 +115,7 @@ public actor Origin {
     cow: any BlockDevice, parameters: SnapshotParameters, sectorCount: Sector?, mustExist: Bool,
     isMerge: Bool, onEvent: @escaping @Sendable (SnapshotEvent) -> Void
   ) async throws(SnapshotError) -> Snapshot {
-    guard cow.identity != underlying.identity else { throw .originIsCow(cow.name) }
+    guard !cow.sharesSectors(with: underlying) else { throw .originIsCow(cow.name) }
     let length = sectorCount ?? underlying.sectorCount
     guard length <= underlying.sectorCount else {
       throw .originTooSmall(

@@ -23,7 +23,7 @@ public enum SnapshotError: Error, Hashable, Sendable, CustomStringConvertible {
   public var description: String {
     switch self {
     case .arguments(let text), .state(let text), .chunkSize(let text): text
-    case .originIsCow(let name): "origin and COW device are the same: '\(name)'"
+    case .originIsCow(let name): "origin and COW device are the same, or share sectors: '\(name)'"
     case .originTooSmall(let origin, let sectors, let needed):
       "'\(origin)' has \(sectors.rawValue) sectors; \(needed.rawValue) are needed"
     case .damaged(let damage): damage.description

@@ -18,19 +18,37 @@ final class LoopDisk: Sendable {
     return attached ?? false
   }()
 
-  fileprivate init(backing: String, block: Int, isReadOnly: Bool) throws {
-    self.backing = backing
-    let options = ["--sector-size", "\(block)", "--show", "-f"] + (isReadOnly ? ["-r"] : [])
-    path = try Self.losetup(options + [backing])
+  fileprivate convenience init(backing: String, block: Int, isReadOnly: Bool) throws {
+    try self.init(
+      ["--sector-size", "\(block)"] + (isReadOnly ? ["-r"] : []), of: backing)
   }
 
-  fileprivate func detach() { _ = try? Self.losetup(["-d", path]) }
+  /// A loop device with these options of losetup; whoever makes it must detach it.
+  init(_ options: [String], of backing: String) throws {
+    self.backing = backing
+    path = try Self.run(["losetup"] + options + ["--show", "-f", backing])
+  }
 
-  private static func losetup(_ arguments: [String]) throws -> String {
+  func detach() { _ = try? Self.run(["losetup", "-d", path]) }
+
+  /// Makes the first partition of a device with `-P`, without a partition table; nil where that
+  /// isn't possible.
+  ///
+  /// - Returns: its name.
+  func addPartition(_ sectors: Range<Sector>) -> String? {
+    let numbers = [sectors.lowerBound, sectors.length].map { "\($0.rawValue)" }
+    guard (try? Self.run(["addpart", path, "1"] + numbers)) != nil else { return nil }
+    let name = path + "p1"
+    return FileManager.default.fileExists(atPath: name) ? name : nil
+  }
+
+  func removePartition() { _ = try? Self.run(["delpart", path, "1"]) }
+
+  private static func run(_ arguments: [String]) throws -> String {
     let process = Process()
     let output = Pipe()
     process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-    process.arguments = ["losetup"] + arguments
+    process.arguments = arguments
     process.standardOutput = output
     process.standardError = FileHandle.nullDevice
     try process.run()

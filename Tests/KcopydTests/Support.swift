@@ -68,8 +68,23 @@ extension RangeSet<Sector> {
 /// Another name of a device.
 final class Alias: BlockDevice {
   private let device: any BlockDevice
+  /// Where on another device it is said to be.
+  let placements: [DevicePlacement]
 
-  init(_ device: any BlockDevice) { self.device = device }
+  init(_ device: any BlockDevice) {
+    self.device = device
+    placements = []
+  }
+
+  /// A device of its own, as a partition is, that is these sectors of another one.
+  init(_ device: any BlockDevice, on other: any BlockDevice, _ sectors: Range<Sector>) {
+    self.device = device
+    placements = [
+      DevicePlacement(
+        other.identity, bytes: sectors.lowerBound.bytes..<sectors.upperBound.bytes,
+        isInOrder: true)
+    ]
+  }
 
   var name: String { "alias" }
   var identity: DeviceIdentity { device.identity }

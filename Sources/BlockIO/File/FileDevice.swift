@@ -11,6 +11,7 @@ import SystemPackage
 public final class FileDevice: BlockDevice {
   public let name: String
   public let identity: DeviceIdentity
+  public let placements: [DevicePlacement]
   public let limits: DeviceLimits
   /// Whether transfers bypass the page cache.
   public let isDirect: Bool
@@ -27,6 +28,7 @@ public final class FileDevice: BlockDevice {
     self.name = name
     self.loop = loop
     identity = opened.identity
+    placements = opened.placements
     limits = opened.limits
     isBlockSpecial = opened.isBlockSpecial
     isDirect = opened.direct != nil

@@ -56,38 +56,3 @@ struct FileKind: Equatable {
       && left.specialDevice == right.specialDevice
   }
 }
-
-/// What Linux tells of a disk's request queue in its `sysfs`.
-struct BlockQueue {
-  private let folders: [FilePath]
-
-  init(device: UInt64) {
-    #if os(Linux)
-      let major = (device >> 8 & 0xfff) | (device >> 32 & ~0xfff)
-      let minor = (device & 0xff) | (device >> 12 & ~0xff & 0xffff_ffff)
-      let base = "/sys/dev/block/\(major):\(minor)"
-      // A partition has its disk's.
-      folders = [FilePath("\(base)/queue"), FilePath("\(base)/../queue")]
-    #else
-      folders = []
-    #endif
-  }
-
-  func text(_ attribute: String) -> String? {
-    for folder in folders {
-      guard let file = try? FileDescriptor.open(folder.appending(attribute), .readOnly) else {
-        continue
-      }
-      defer { try? file.close() }
-      var bytes = [UInt8](repeating: 0, count: 256)
-      guard let count = try? bytes.withUnsafeMutableBytes({ try file.read(into: $0) }) else {
-        continue
-      }
-      return String(decoding: bytes[..<count], as: UTF8.self)
-        .split(separator: "\n").first.map(String.init)
-    }
-    return nil
-  }
-
-  func number(_ attribute: String) -> Int? { text(attribute).flatMap { Int($0) } }
-}

@@ -118,6 +118,7 @@ struct OpenedFile {
   /// The same file once more, bypassing the page cache.
   var direct: FileDescriptor?
   let identity: DeviceIdentity
+  let placements: [DevicePlacement]
   let byteCount: UInt64
   let isBlockSpecial: Bool
   var limits = DeviceLimits()
@@ -146,8 +147,8 @@ struct OpenedFile {
         throw IOFailure(.open, path, errno: .staleNFSFileHandle, detail: "replaced while opening")
       }
       try Self.lock(cached, options.lock, path)
-      identity = Self.identity(of: opened, cached)
       (byteCount, limits) = try Self.measure(opened, cached, path)
+      (identity, placements) = Self.place(opened, cached, byteCount)
       if options.isWritable, limits.isReadOnly {
         throw IOFailure(.open, path, errno: .readOnlyFileSystem, detail: "the device is read-only")
       }
@@ -200,15 +201,14 @@ struct OpenedFile {
       detail: errno == .wouldBlock ? "in use: locked by another program" : nil)
   }
 
-  private static func identity(of kind: FileKind, _ file: FileDescriptor) -> DeviceIdentity {
-    guard kind.isBlockSpecial else { return .file(device: kind.device, inode: kind.inode) }
-    var device: UInt64 = 0
-    var inode: UInt64 = 0
-    // A loop device is another name of the file behind it.
-    if blockio_loop_backing(file.rawValue, &device, &inode) == 0 {
-      return .file(device: device, inode: inode)
+  private static func place(
+    _ kind: FileKind, _ file: FileDescriptor, _ byteCount: UInt64
+  ) -> (DeviceIdentity, [DevicePlacement]) {
+    guard kind.isBlockSpecial else {
+      return (.file(device: kind.device, inode: kind.inode), [])
     }
-    return .blockSpecial(device: kind.specialDevice)
+    let search = PlacementSearch(device: kind.specialDevice, file: file, byteCount: byteCount)
+    return (search.identity, search.found)
   }
 
   private static func measure(
@@ -234,11 +234,12 @@ struct OpenedFile {
     limits.logicalBlock = Int(logical)
     limits.physicalBlock = Int(physical)
     if optimal > 0 { limits.optimalTransfer = Int(optimal) }
-    let queue = BlockQueue(device: kind.specialDevice)
-    limits.maximumTransfer = queue.number("max_hw_sectors_kb").map { $0 << 10 }
+    let block = SystemBlock(device: kind.specialDevice)
+    limits.maximumTransfer = block.queue("max_hw_sectors_kb")
+      .flatMap { Int($0) }.map { $0 << 10 }
     limits.supportsWriteZeroes = true  // the kernel writes zeros itself where the device can't
-    limits.supportsDiscard = (queue.number("discard_max_bytes") ?? 0) > 0
-    limits.isZoned = queue.text("zoned").map { $0 != "none" } ?? false
+    limits.supportsDiscard = block.queue("discard_max_bytes").map { $0 != "0" } ?? false
+    limits.isZoned = block.queue("zoned").map { $0 != "none" } ?? false
     return (byteCount, limits)
   }
 

@@ -44,8 +44,12 @@ int blockio_open_direct_flag(void);
 // macOS asks for the same with a call on the open file.
 int blockio_set_uncached(int fd);
 bool blockio_is_memory_file_system(int fd);
-// The device and inode of the file behind a loop device that shows it from its first byte on.
-int blockio_loop_backing(int fd, uint64_t *device, uint64_t *inode);
+// What is behind a loop device – a file, or a block special if special_device isn't 0 – and from
+// which byte on; size_limit 0: to its end. A partition of a loop device answers for the whole one.
+struct blockio_loop_backing {
+    uint64_t device, inode, special_device, offset, size_limit;
+};
+int blockio_loop_backing(int fd, struct blockio_loop_backing *backing);
 
 ssize_t blockio_pread(int fd, void *buffer, size_t bytes, uint64_t offset);
 ssize_t blockio_pwrite(int fd, const void *buffer, size_t bytes, uint64_t offset);

@@ -9,6 +9,7 @@ final class ReadOnlyDevice: BlockDevice {
 
   var name: String { below.name }
   var identity: DeviceIdentity { below.identity }
+  var placements: [DevicePlacement] { below.placements }
   var sectorCount: Sector { below.sectorCount }
   var byteCount: UInt64 { below.byteCount }
 

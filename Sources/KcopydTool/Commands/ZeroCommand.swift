@@ -58,6 +58,9 @@ struct ZeroCommand: AsyncParsableCommand {
       if let other = devices.first(where: { $0.identity == device.identity }) {
         throw Refusal("'\(path)' and '\(other.name)' are the same destination")
       }
+      if let other = devices.first(where: { $0.sharesSectors(with: device) }) {
+        throw Refusal("'\(path)' and '\(other.name)' share sectors: one lies on the other")
+      }
       devices.append(device)
     }
     return devices

@@ -67,7 +67,7 @@ public struct StoreInspection: Sendable {
   public init(
     of cow: any BlockDevice, origin: (any BlockDevice)? = nil, on loop: IOLoop
   ) async throws(SnapshotError) {
-    if let origin, origin.identity == cow.identity { throw .originIsCow(cow.name) }
+    if let origin, origin.sharesSectors(with: cow) { throw .originIsCow(cow.name) }
     let loader = StoreLoader(device: cow, origin: origin, loop: loop, keepsEntries: false)
     var damages: [StoreDamage] = []
     var omitted = 0
@@ -166,7 +166,7 @@ public enum SnapshotStore {
     on cow: any BlockDevice, for origin: any BlockDevice, chunkSize: ChunkSize? = nil,
     overwrites: Bool = false, on loop: IOLoop
   ) async throws(SnapshotError) -> ChunkSize {
-    guard cow.identity != origin.identity else { throw .originIsCow(cow.name) }
+    guard !cow.sharesSectors(with: origin) else { throw .originIsCow(cow.name) }
     if !overwrites {
       let loader = StoreLoader(device: cow, origin: nil, loop: loop)
       guard try await loader.header() == nil else {

@@ -99,6 +99,22 @@ import Testing
     #expect(aliased == .destinationsOverlap(0, 1))
   }
 
+  @Test func devicesOfWhichOneLiesOnTheOther() throws {
+    let refused = try Self.refusal { client, disk, loop in
+      let own = SimulatedDisk("own", sectorCount: 40, loop: loop)
+      let partition = Alias(own, on: disk, 60..<100)
+      _ = try await client.copy(
+        from: partition.region(8..<16), to: [own.region(20..<28), disk.region(70..<78)])
+    }
+    #expect(refused == .sourceLiesOnDestination(1))
+    let both = try Self.refusal { client, disk, loop in
+      let own = SimulatedDisk("own", sectorCount: 40, loop: loop)
+      let partition = Alias(own, on: disk, 60..<100)
+      _ = try await client.zero([disk.region(60..<64), partition.region(3..<7)])
+    }
+    #expect(both == .destinationsOverlap(0, 1))
+  }
+
   @Test func aSourceThatOverlapsBothWays() throws {
     let refusal = try Self.refusal { client, disk, _ in
       _ = try await client.copy(
@@ -141,7 +157,8 @@ import Testing
     let all: [KcopydError] = [
       .noDestinations, .tooManyDestinations(65), .unequalCounts(destination: 1),
       .unaddressable(destination: nil), .unaddressable(destination: 2), .destinationsOverlap(0, 1),
-      .sourceOverlapsBothWays, .sequentialWritesOverlap, .reserveBelowSubJob(pages: 1, needed: 2),
+      .sourceOverlapsBothWays, .sourceLiesOnDestination(2), .sequentialWritesOverlap,
+      .reserveBelowSubJob(pages: 1, needed: 2),
       .noMemory(pages: 3), .destroyed,
     ]
     #expect(all.allSatisfy { !$0.description.isEmpty && !$0.description.contains("\n") })

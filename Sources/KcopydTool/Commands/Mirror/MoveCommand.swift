@@ -163,6 +163,9 @@ private struct MovePlan {
       if exists {
         target = try openDevice(
           path, .init(isWritable: true, isExclusive: !force, lock: .exclusive), on: loop)
+        guard !target.sharesSectors(with: source) else {
+          throw Refusal("'\(path)' and '\(source.name)' share sectors: one lies on the other")
+        }
         guard target.byteCount >= source.byteCount else {
           throw Refusal(
             "'\(path)' is too small: it has \(target.byteCount) bytes, \(source.byteCount)"

@@ -87,10 +87,10 @@ let package = Package(
       swiftSettings: settings),
     .target(
       name: "BlockIOTesting", dependencies: ["BlockIO", system], swiftSettings: settings),
-    // What a real kernel wrote, and a table interpreter to do it again; for tests only.
+    // What a real kernel wrote, and what does it again; for tests only.
     .target(
       name: "DeviceMapperTesting",
-      dependencies: ["Snapshots", "Mirrors", "BlockIO", "BlockIOTesting", system],
+      dependencies: ["DeviceMapper", "Mirrors", "BlockIO", "BlockIOTesting", system],
       exclude: ["make-fixtures.py"],
       resources: [.copy("Fixtures")],
       swiftSettings: settings),

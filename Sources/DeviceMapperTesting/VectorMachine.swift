@@ -21,7 +21,7 @@ extension SimulatedDisk: ImageDisk {
 package final class VectorMachine {
   package let vectors: KernelVectors.Case
   package let disks: [String: any ImageDisk]
-  package let mapper: DeviceMapper
+  package let mapper: VectorMapper
   private let loop: IOLoop
   private let power: CrashSwitch?
   private var background: [BackgroundWrite] = []
@@ -29,7 +29,6 @@ package final class VectorMachine {
   /// A write that isn't waited for.
   private struct BackgroundWrite {
     let path: String
-    let run: KernelVectors.Run
     let task: Task<IOFailure?, any Error>
   }
 
@@ -74,7 +73,7 @@ package final class VectorMachine {
     self.disks = disks
     self.power = power
     self.loop = loop
-    mapper = DeviceMapper(disks, mirrors: conduct, on: loop)
+    mapper = VectorMapper(disks, mirrors: conduct, on: loop)
   }
 
   /// The disk of an image.
@@ -142,9 +141,7 @@ package final class VectorMachine {
     case "table": return try await mapper.table(name)
     case "status": return try await mapper.status(name)
     case "suspend": try await mapper.suspend(name, isNoFlush: operation.noflush == true)
-    case "resume":
-      try await mapper.resume(name)
-      try await writeRequeued(to: name)
+    case "resume": try await mapper.resume(name)
     case "remove": try await mapper.remove(name)
     case "wait":
       let until = try required(operation.until, "the condition")
@@ -163,7 +160,7 @@ package final class VectorMachine {
     for first in firsts {
       let run = KernelVectors.Run(first, count, operation.label)
       if operation.background == true {
-        try writeInBackground(run, to: path)
+        try await writeInBackground(run, to: path)
         continue
       }
       do {
@@ -175,8 +172,8 @@ package final class VectorMachine {
     }
   }
 
-  private func writeInBackground(_ run: KernelVectors.Run, to path: String) throws {
-    let device = try mapper.device(path)
+  private func writeInBackground(_ run: KernelVectors.Run, to path: String) async throws {
+    let device = try await mapper.device(path)
     let task = Task(executorPreference: loop) { () async throws -> IOFailure? in
       do {
         try await device.put(run.bytes, at: Sector(run.first))
@@ -185,19 +182,7 @@ package final class VectorMachine {
         return failure
       }
     }
-    background.append(BackgroundWrite(path: path, run: run, task: task))
-  }
-
-  /// What was held when the device was suspended is done now, as the kernel does it.
-  private func writeRequeued(to name: String) async throws {
-    let waiting = background.filter { $0.path == "/dev/mapper/\(name)" }
-    background.removeAll { $0.path == "/dev/mapper/\(name)" }
-    for write in waiting {
-      let failure = try await write.task.value
-      guard let failure else { continue }
-      try ensure(failure.isRequeued, "\(failure)")
-      try writeInBackground(write.run, to: write.path)
-    }
+    background.append(BackgroundWrite(path: path, task: task))
   }
 
   private func sectorsWritten(_ path: String) throws -> String {
@@ -210,7 +195,7 @@ package final class VectorMachine {
 
   /// Reads a whole device and compares it with what the kernel read.
   package func expectContents(of path: String, sha256: String) async throws {
-    let device = try mapper.device(path)
+    let device = try await mapper.device(path)
     let bytes = try await device.contents(0..<device.sectorCount)
     let expected = try vectors.bytes(sha256: sha256)
     try ensure(bytes.count == expected.count, "\(path): \(bytes.count) bytes")

@@ -205,4 +205,21 @@ import Testing
       try ensure(status == ["0 64 mirror 2 /dev/a /dev/c 4/4 1 AA 3 disk 253:1 A"], "\(status)")
     }
   }
+
+  /// Beside other targets `error` has nothing to flush; alone it refuses, as what was written before
+  /// can't be flushed any more.
+  @Test func flushOfErrors() throws {
+    try simulate { loop in
+      let world = MapperWorld(on: loop)
+      let mapper = world.mapper
+      try await mapper.create("m", table: "0 32 linear /dev/a 0\n32 32 error")
+      let device = try await world.device("m")
+      try await device.put("all", 0..<32)
+      try await device.flush()
+      try ensure(try world.disk("a").count(of: .flush) == 1, "one flush")
+      try await device.put("more", 0..<32)
+      try await mapper.wipeTable("m")
+      await #expect(throws: IOFailure.self) { try await device.flush() }
+    }
+  }
 }

@@ -76,7 +76,7 @@ import Testing
         "merge", ["0 1024 snapshot-merge /dev/mapper/broken /dev/vdb P 16"], isReadOnly: false)
       let status = try await machine.mapper.waitForMerge("merge")
       #expect(status == "0 1024 snapshot-merge Merge failed")
-      let merge = try machine.mapper.device("/dev/mapper/merge")
+      let merge = try await machine.mapper.device("/dev/mapper/merge")
       var expected = Array(try vectors.bytes(sha256: sum)[..<(512 * 512)])
       // Into an exception, and beside all of them.
       for first in [100, 300] as [UInt64] {

@@ -81,6 +81,9 @@ import Testing
     "merge-failed merge": [
       "origin": RangeSet([0..<16, 48..<64, 96..<112] as [Range<Sector>])
     ],
+    // For the same reason the write to a chunk that the kernel hadn't come to, and sent to the COW
+    // device, finds it being merged, waits, and goes to the origin, which ends the same.
+    "merge-written merge": ["cow": RangeSet(35..<37)],
   ]
 
   /// The operations of every stage that the kernel could bring to its end, on the images with
@@ -117,7 +120,7 @@ import Testing
           do {
             try await machine.mapper.create(
               "snap", ["0 2048 snapshot /dev/vda /dev/vdb P 16"], isReadOnly: true)
-          } catch is SnapshotError {
+          } catch let error where !(error is CheckFailure) {
             return nil
           }
           return try await machine.mapper.device("/dev/mapper/snap").contents(0..<2048)

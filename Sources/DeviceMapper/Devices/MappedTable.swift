@@ -115,7 +115,9 @@ final class MappedTable: Sendable {
   /// A flush of all: the first failure is told when all are over.
   private func flush() async throws(IOFailure) {
     var first: IOFailure?
-    for target in targets where target.wantsFlush {
+    // A table of errors alone fails: what was written before it was loaded can't be flushed by it.
+    let isWanted = targets.contains { $0.wantsFlush }
+    for target in targets where target.wantsFlush || !isWanted {
       do throws(IOFailure) {
         try await target.flush()
       } catch {

@@ -12,6 +12,7 @@ public struct IOFailure: Error, Hashable, Sendable, CustomStringConvertible {
     case flush
     case blockStatus = "ask for the extents of"
     case grow
+    case clone
     case reservePages = "reserve pages for"
     case startLoop = "start an I/O loop on"
   }

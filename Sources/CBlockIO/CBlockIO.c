@@ -61,8 +61,15 @@ int blockio_write_zeroes(int fd, bool block_device, uint64_t offset, uint64_t by
     // On a block special PUNCH_HOLE is write-zeroes with leave to unmap.
     if (fallocate(fd, may_unmap ? punch : zero, (off_t)offset, (off_t)bytes) == 0) return 0;
     if (errno != EOPNOTSUPP) return -errno;
-    return result(fallocate(fd, may_unmap ? zero : punch, (off_t)offset, (off_t)bytes));
+    if (may_unmap) return result(fallocate(fd, zero, (off_t)offset, (off_t)bytes));
+    if (fallocate(fd, punch, (off_t)offset, (off_t)bytes) < 0) return -errno;
+    // The space is wanted all the same (tmpfs has no ZERO_RANGE).
+    return result(fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes));
 }
+
+int blockio_drop_cache(int fd) { return -posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED); }
+
+int blockio_clone(int to, int from) { return result(ioctl(to, FICLONE, from)); }
 
 int blockio_discard(int fd, bool block_device, uint64_t offset, uint64_t bytes) {
     if (block_device) {
@@ -200,6 +207,8 @@ void blockio_direct_alignment(int fd, uint32_t *memory, uint32_t *offset) {
     (void)fd;
     *memory = *offset = 0;
 }
+int blockio_drop_cache(int fd) { (void)fd; return 0; }
+int blockio_clone(int to, int from) { (void)to; (void)from; return -ENOTSUP; }
 int blockio_open_direct_flag(void) { return 0; }
 int blockio_set_uncached(int fd) { return result(fcntl(fd, F_NOCACHE, 1)); }
 bool blockio_is_memory_file_system(int fd) { (void)fd; return false; }
@@ -239,6 +248,11 @@ int blockio_extend(int fd, uint64_t bytes) {
     if (errno != EOPNOTSUPP) return -errno;
 #endif
     return result(ftruncate(fd, (off_t)bytes));
+}
+
+int64_t blockio_allocated(int fd) {
+    struct stat status;
+    return fstat(fd, &status) < 0 ? -errno : (int64_t)status.st_blocks * 512;
 }
 
 int blockio_lock(int fd, bool exclusive) {

@@ -71,10 +71,13 @@ actor CopyJob {
     let isBlank = plan.activeDestinations.allSatisfy {
       plan.content?.blankDestinations.contains($0) ?? false
     }
+    // An observer takes its time, and a cancellation mustn't wait for it.
+    let hasObserver = plan.content?.observer != nil
+    let takesHolesWhole = isBlank && !hasObserver
     cursor = SegmentCursor(
       count: plan.count, segment: zeroesByCommand ? zeroSegment : subJob, order: plan.order,
       holes: plan.content?.holes ?? .init(),
-      holeSegment: readsDestinations ? subJob : isBlank ? Sector(.max) : zeroSegment)
+      holeSegment: readsDestinations ? subJob : takesHolesWhole ? Sector(.max) : zeroSegment)
   }
 
   /// No further segment is taken; those under way are finished. From any thread.

@@ -213,6 +213,11 @@ struct Destinations {
     }
   }
 
+  /// Takes the new files away again, when nothing has been copied.
+  func removeCreated() {
+    for path in created { unlink(path) }
+  }
+
   /// Makes the names of new files durable, as flushing the files does for their content.
   ///
   /// - Returns: why that isn't so, by the destination's index.

@@ -163,6 +163,36 @@ public final class FileDevice: BlockDevice {
     cached.noteSize(UInt64(size))
   }
 
+  /// How many bytes of storage a regular file takes; nil for disks.
+  public func allocatedBytes() -> UInt64? {
+    guard !isBlockSpecial else { return nil }
+    let bytes = blockio_allocated(cached.file.rawValue)
+    return bytes >= 0 ? UInt64(bytes) : nil
+  }
+
+  // MARK: Cache and clones
+
+  /// Lets go of what the page cache holds of the file, so that reads come from the disk. What isn't
+  /// durable stays: flush first.
+  public func dropCache() async {
+    let fd = cached.file.rawValue
+    // Only advice: where it isn't taken the cache goes on being used.
+    _ = await loop.blocking { blockio_drop_cache(fd) }
+  }
+
+  /// Makes this file a clone of `other`, which is as long: both share its blocks until one of them
+  /// is written.
+  ///
+  /// - Throws: where the file systems can't do it, as a rule `EOPNOTSUPP` or `EXDEV`; nothing has
+  ///   been changed then.
+  public func clone(_ other: FileDevice) async throws(IOFailure) {
+    guard !isBlockSpecial, !other.isBlockSpecial, byteCount == other.byteCount else {
+      throw IOFailure(.clone, name, errno: .invalidArgument, detail: "only whole files are cloned")
+    }
+    let from = other.cached.file.rawValue
+    try await call(.clone, nil) { blockio_clone($0, from) }
+  }
+
   private func bytes(of sectors: Range<Sector>) -> Range<UInt64> {
     sectors.lowerBound.bytes..<min(sectors.upperBound.bytes, byteCount)
   }

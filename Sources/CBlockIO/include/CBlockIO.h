@@ -27,6 +27,12 @@ int blockio_block_device_geometry(int fd, uint64_t *bytes, uint32_t *logical, ui
 int blockio_write_zeroes(int fd, bool block_device, uint64_t offset, uint64_t bytes,
                          bool may_unmap);
 int blockio_discard(int fd, bool block_device, uint64_t offset, uint64_t bytes);
+// Lets the cached pages of a file go that are on stable storage.
+int blockio_drop_cache(int fd);
+// Makes the whole of file `to` share the blocks of `from`.
+int blockio_clone(int to, int from);
+// How many bytes of storage a regular file takes.
+int64_t blockio_allocated(int fd);
 // The size in bytes now.
 int64_t blockio_size(int fd, bool block_device);
 // Makes a regular file longer.

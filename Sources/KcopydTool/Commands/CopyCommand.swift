@@ -31,6 +31,8 @@ struct CopyCommand: AsyncParsableCommand {
   @Option(help: "How many sectors to copy. (default: up to the end of the source)")
   var count: String?
 
+  @OptionGroup(title: "Content") var content: ContentOptions
+
   @OptionGroup(title: "Resuming and rescuing") var rescue: RescueOptions
 
   @OptionGroup var options: WritingOptions
@@ -42,6 +44,9 @@ struct CopyCommand: AsyncParsableCommand {
     let count = try count.map { try Sector($0, option: "--count") }
     if count == .zero { throw Refusal("--count: must be more than 0") }
     try rescue.check(with: options)
+    let isWhole = from == .zero && to == .zero && count == nil && !rescue.isWanted
+    let request = try content.makeRequest(options, isWhole: isWhole)
+    if rescue.isWanted { try content.refuseWithMap() }
     let engine = try options.engine.makeEngine()
     let source = try await Source(
       source, from: from, count: count, options: options, on: engine.loop)
@@ -52,46 +57,40 @@ struct CopyCommand: AsyncParsableCommand {
       return try show(try await copy.run(), options)
     }
     let report = try await copyAll(
-      source, to: destinations, at: to, engine, options, "copying", interruption)
+      source, to: destinations, at: to, request, engine, options, "copying", interruption)
     try show(report, verb: "copied", options)
   }
 }
 
 /// Copies a source to all destinations, with progress, and makes it durable.
 func copyAll(
-  _ source: Source, to paths: [String], at start: Sector, _ engine: Engine,
-  _ options: WritingOptions, _ title: String, _ interruption: Interruption
+  _ source: Source, to paths: [String], at start: Sector,
+  _ request: ContentRequest, _ engine: Engine, _ options: WritingOptions,
+  _ title: String, _ interruption: Interruption
 ) async throws(Refusal) -> Report {
   let destinations = try await Destinations(
     paths, of: source, at: start, options: options, on: engine.loop)
-  if options.explain {
-    Explanation(engine: engine, source: source, destinations: destinations.devices).show()
-  }
-  let transfer = Transfer(
-    engine: engine, devices: destinations.devices, byteCount: source.byteCount, options: options)
-  let regions = destinations.devices.map {
-    IORegion($0, sector: start, count: source.region.count)
-  }
-  var report = try await transfer.run(title, interruption: interruption) {
-    (progress, notify) throws(KcopydError) in
-    try engine.client.copy(
-      from: source.region, to: regions, options: options.copyOptions, progress: progress,
-      notify: notify)
-  }
-  if !options.noSync {
-    report.flushFailures.merge(destinations.syncFolders()) { first, _ in first }
-  }
-  return report
+  let copy = ContentCopy(
+    engine: engine, source: source, destinations: destinations, start: start, request: request,
+    options: options, interruption: interruption)
+  return try await copy.run(title)
 }
 
 /// Prints the account of a job and ends with the status it makes.
 func show(_ report: Report, verb: String, _ options: WritingOptions) throws {
   if options.engine.json {
     Output.say(try report.json())
-  } else if !report.isGood {
+  } else {
+    for line in report.content.results { Output.say(line) }
+    show(text: report, verb: verb, options)
+  }
+  if report.status != 0 { throw Ended(status: report.status) }
+}
+
+private func show(text report: Report, verb: String, _ options: WritingOptions) {
+  if !report.isGood {
     Output.note(report.text(verb: verb))
   } else if !options.engine.quiet {
     Output.say(report.text(verb: verb))
   }
-  if report.status != 0 { throw Ended(status: report.status) }
 }

@@ -7,6 +7,10 @@ struct Explanation {
   let engine: Engine
   let source: Source?
   let destinations: [any BlockDevice]
+  /// Destinations that were cloned, by index.
+  var cloned: Set<Int> = []
+  /// What of the source isn't read.
+  var holes = Sector.zero
 
   func show() {
     let devices = (source?.files.map { ("source", $0) } ?? []) + destinations.map { ("dest", $0) }
@@ -15,6 +19,7 @@ struct Explanation {
     }
     rows.append(["backend", engine.loop.backendName])
     rows.append(["way", way])
+    if holes > .zero { rows.append(["holes", "\(Format.bytes(holes.bytes)) aren't read"]) }
     rows.append([
       "memory",
       "\(Format.bytes(UInt64(engine.client.pageCount * PagePool.pageSize))) in pieces of"
@@ -35,6 +40,9 @@ struct Explanation {
     guard let source else {
       return destinations.allSatisfy(\.limits.supportsWriteZeroes)
         ? "zeroes by command: every destination can" : "zeroes written from memory"
+    }
+    if cloned.count == destinations.count {
+      return "cloned: blocks are shared, nothing is read or written"
     }
     if PageCachedCopy(source: source.device, destinations: destinations) != nil {
       return "whole pieces on \(engine.loop.transferThreads) threads: fastest within the page cache"

@@ -14,9 +14,13 @@ struct Report {
   let isSynced: Bool
   let duration: Duration
   let wasInterrupted: Bool
+  /// Hashes, what was read back, what is allocated.
+  var content = ContentAccount()
 
   /// Whether every destination holds everything, durably if that was wanted.
-  var isGood: Bool { result.isComplete && flushFailures.isEmpty }
+  var isGood: Bool { isCopied && content.isGood }
+
+  private var isCopied: Bool { result.isComplete && flushFailures.isEmpty }
 
   /// The exit status it makes.
   var status: Int32 { isGood ? 0 : wasInterrupted ? 130 : 1 }
@@ -38,9 +42,12 @@ struct Report {
 
   /// The account in words.
   func text(verb: String) -> String {
-    guard !isGood else { return success(verb: verb) }
+    guard !isCopied else {
+      return ([success(verb: verb)] + content.troubles(names)).joined(separator: "\n")
+    }
     var lines = [headline(verb: verb), Format.table(rows)]
     lines += readErrors
+    lines += content.troubles(names)
     return lines.joined(separator: "\n")
   }
 
@@ -49,7 +56,8 @@ struct Report {
     let places = names.count == 1 ? "'\(names[0])'" : "\(names.count) destinations"
     return "\(verb) \(Format.bytes(byteCount)) to \(places) in \(Format.duration(duration))"
       + " (\(Format.rate(Double(byteCount) / seconds)))"
-      + (isSynced ? ", durable" : ", not synced")
+      + ([isSynced ? ", durable" : ", not synced"] + content.successes(progress))
+      .joined(separator: ", ")
   }
 
   private func headline(verb: String) -> String {
@@ -124,6 +132,11 @@ extension Report {
       let missing: [Range]
       let errors: [Failure]
       let flushError: String?
+      let bytesZeroed: UInt64
+      let bytesEqual: UInt64
+      let bytesAllocated: UInt64?
+      let cloned: Bool
+      let verified: ContentAccount.VerifiedDocument?
     }
 
     let ending: String
@@ -131,6 +144,7 @@ extension Report {
     let seconds: Double
     let readErrors: [Failure]
     let destinations: [Destination]
+    let hash: ContentAccount.HashDocument?
   }
 
   /// The account for programs. Sectors are counted from the start of the copied region.
@@ -145,8 +159,12 @@ extension Report {
           path: names[index], bytesWritten: writtenBytes(index), durable: isDurable(index),
           complete: destination.missing.isEmpty && isComplete(index),
           missing: destination.missing.ranges.map(range),
-          errors: failures(destination.failures), flushError: flushFailures[index]?.reason)
-      })
+          errors: failures(destination.failures), flushError: flushFailures[index]?.reason,
+          bytesZeroed: progress.destinations[index].zeroed,
+          bytesEqual: progress.destinations[index].equal,
+          bytesAllocated: content.allocated.isEmpty ? nil : content.allocated[index],
+          cloned: content.cloned.contains(index), verified: content.verifiedDocument(index))
+      }, hash: content.hashDocument)
     return try encodeJSON(document)
   }
 

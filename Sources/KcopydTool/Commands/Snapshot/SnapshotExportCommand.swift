@@ -34,7 +34,8 @@ struct SnapshotExportCommand: AsyncParsableCommand {
     let snapshot = try await openSnapshot(origin, cow, engine.loop)
     let source = try Source(snapshot, of: [origin, cow], from: .zero, count: nil)
     let report = try await copyAll(
-      source, to: destinations, at: .zero, engine, options, "exporting", interruption)
+      source, to: destinations, at: .zero, ContentRequest(), engine, options, "exporting",
+      interruption)
     try show(report, verb: "exported", options)
   }
 

@@ -62,7 +62,7 @@ import Testing
   @Test func `read errors of the server are in the account`() throws {
     guard
       let server = try Server(
-        ["--filter=error", "memory", "2M", "error-pread=EIO", "error-pread-rate=100%"], "s",
+        ["--filter=error", "pattern", "2M", "error-pread=EIO", "error-pread-rate=100%"], "s",
         in: folder)
     else { return }
     let outcome = try Command.run("copy", uri("s"), "copy", in: folder)

@@ -191,7 +191,8 @@ public actor Export {
     if isDurable { try await device.flush() }
   }
 
-  /// Gives up the whole sectors among bytes.
+  /// Gives up the whole sectors among bytes – if the device can do that now: it may be another one
+  /// below than when the client was told, and a trim promises nothing.
   func trim(_ bytes: Range<UInt64>, isDurable: Bool) async throws(IOFailure) {
     let sectors =
       Sector(
@@ -199,7 +200,7 @@ public actor Export {
         Sector(holding: bytes.lowerBound),
         bytes.upperBound == device.byteCount
           ? Sector(holding: bytes.upperBound) : Sector(bytes.upperBound / Sector.byteCount))
-    if !sectors.isEmpty {
+    if !sectors.isEmpty, device.limits.supportsDiscard {
       let turn = await begin(sectors, isExclusive: false)
       defer { end(turn) }
       try await device.discard(sectors)

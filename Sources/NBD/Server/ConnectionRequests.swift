@@ -1,0 +1,254 @@
+import BlockIO
+import Logging
+import NIOCore
+
+// The requests of a connection, and their answers.
+
+extension Connection {
+  // MARK: Requests
+
+  var isSaturated: Bool {
+    switch phase {
+    case .negotiating: return false
+    case .closing, .closed: return true
+    case .transmitting: break
+    }
+    // The rest of a write is always let in: only then it ends.
+    if begun != nil { return false }
+    return inFlight >= limits.requestsPerConnection || bytesInFlight >= limits.bytesPerConnection
+      || server.budget.isSpent || !channel.isWritable
+  }
+
+  /// Reads on, if that is possible again.
+  func resume() {
+    if input.readableBytes > 0 { parse() }
+    if hasHeldRead, !isSaturated {
+      hasHeldRead = false
+      channel.read()
+    }
+  }
+
+  /// Starts the requests that have come, as many as may run.
+  func parse() {
+    guard !isParsing else { return }
+    isParsing = true
+    defer { isParsing = false }
+    while case .transmitting(let agreement, let export) = phase, !isSaturated {
+      guard let request = nextRequest() else { break }
+      if request.command == .disconnect { return finish() }
+      var data = ByteBuffer()
+      if request.command == .write {
+        guard let slice = input.readSlice(length: Int(request.length)) else {
+          begun = request
+          input.reserveCapacity(Int(request.length))
+          break
+        }
+        data = slice
+      }
+      begun = nil
+      start(request, data, agreement, export)
+    }
+    if input.readableBytes == 0 { input.clear() } else { input.discardReadBytes() }
+  }
+
+  /// The request whose data are coming, or the next one.
+  private func nextRequest() -> RequestHeader? {
+    if let begun {
+      return input.readableBytes >= Int(begun.length) ? begun : nil
+    }
+    guard input.readableBytes >= RequestHeader.size else { return nil }
+    guard let request = RequestHeader(&input) else {
+      close("something that is no request")
+      return nil
+    }
+    if request.command == .write, request.length > limits.request {
+      // There is no skipping that much.
+      close("a write of \(request.length) bytes; the most is \(limits.request)")
+      return nil
+    }
+    return request
+  }
+
+  private func start(
+    _ request: RequestHeader, _ data: ByteBuffer, _ agreement: Agreement, _ export: Export
+  ) {
+    let weight = request.command == .read || request.command == .write ? Int(request.length) : 0
+    inFlight += 1
+    bytesInFlight += weight
+    server.budget.take(weight)
+    export.counters.begin()
+    let began = loop.now
+    Task.immediate(executorPreference: loop) {
+      let hasFailed = await self.serve(request, data, agreement, export)
+      let nanoseconds = UInt64(max(0, began.duration(to: self.loop.now).nanoseconds))
+      export.counters.end(
+        request.kind, bytes: UInt64(request.length), nanoseconds: nanoseconds,
+        hasFailed: hasFailed)
+      self.end(weight)
+    }
+  }
+
+  private func end(_ weight: Int) {
+    inFlight -= 1
+    bytesInFlight -= weight
+    if server.budget.giveBack(weight) { server.assumeIsolated { $0.resumeAll() } }
+    switch phase {
+    case .closed: if inFlight == 0 { forget() }
+    case .closing: closeWhenIdle()
+    case .negotiating: break
+    case .transmitting:
+      if !isParsing { resume() }
+      planFlush()
+    }
+  }
+
+  /// Does a request and answers it; true if it failed.
+  private func serve(
+    _ request: RequestHeader, _ data: ByteBuffer, _ agreement: Agreement, _ export: Export
+  ) async -> Bool {
+    let answers = AnswerWriter(cookie: request.cookie, isStructured: agreement.isStructured)
+    if let (error, reason) = export.refusal(of: request, agreement, limits) {
+      answer { answers.write(error, reason, to: &$0) }
+      return true
+    }
+    do throws(IOFailure) {
+      let bytes = request.bytes
+      let isDurable = request.flags.contains(.fua)
+      switch request.command {
+      case .read: try await read(request, answers, export)
+      case .write:
+        try await export.write(data, at: request.offset, isDurable: isDurable)
+        answer { answers.writeDone(to: &$0) }
+      case .flush:
+        try await export.flush()
+        answer { answers.writeDone(to: &$0) }
+      case .trim:
+        try await export.trim(bytes, isDurable: isDurable)
+        answer { answers.writeDone(to: &$0) }
+      case .cache:
+        try await export.cache(bytes)
+        answer { answers.writeDone(to: &$0) }
+      case .writeZeroes:
+        try await export.writeZeroes(
+          bytes, mayUnmap: !request.flags.contains(.noHole), isDurable: isDurable)
+        answer { answers.writeDone(to: &$0) }
+      default:
+        let extents = try await export.extents(
+          of: bytes, onlyOne: request.flags.contains(.requestOne))
+        answer { answers.write(extents, to: &$0) }
+      }
+      return false
+    } catch {
+      logger.warning("request failed: \(error)")
+      answer { answers.write(WireError(error.errno), error.description, to: &$0) }
+      return true
+    }
+  }
+
+  private func read(
+    _ request: RequestHeader, _ answers: AnswerWriter, _ export: Export
+  ) async throws(IOFailure) {
+    var content = ByteBuffer()
+    content.reserveCapacity(answers.readHead + Int(request.length))
+    answers.writeReadHead(request, to: &content)
+    try await export.read(request.bytes, appendingTo: &content)
+    answer { $0.writeBuffer(&content) }
+  }
+
+  // MARK: Answers
+
+  /// More than that is handed to the channel at once.
+  private static let outputLimit = 256 << 10
+
+  /// Puts an answer behind the others; they go out together.
+  private func answer(_ write: (inout ByteBuffer) -> Void) {
+    if case .closed = phase { return }
+    write(&output)
+    isUnflushed = true
+    if output.readableBytes >= Self.outputLimit { writeOutput() }
+  }
+
+  private func writeOutput() {
+    guard output.readableBytes > 0 else { return }
+    channel.write(output, promise: nil)
+    output = ByteBuffer()
+  }
+
+  private func planFlush() {
+    guard isUnflushed, !isReceiving, !isFlushPlanned else { return }
+    isFlushPlanned = true
+    channel.eventLoop.execute { self.assumeIsolated { $0.flushOutput() } }
+  }
+
+  func flushOutput() {
+    isFlushPlanned = false
+    guard isUnflushed else { return }
+    isUnflushed = false
+    if case .closed = phase { return }
+    writeOutput()
+    channel.flush()
+  }
+}
+
+extension RequestHeader {
+  /// The bytes that are meant. Checked before: they don't overflow.
+  var bytes: Range<UInt64> { offset..<offset + UInt64(length) }
+
+  /// How it is counted.
+  var kind: ExportCounters.Kind {
+    switch command {
+    case .read: .read
+    case .write: .write
+    case .flush: .flush
+    case .trim: .trim
+    case .writeZeroes: .zero
+    case .cache: .cache
+    default: .status
+    }
+  }
+}
+
+extension Export {
+  /// Why a request can't be done at all.
+  nonisolated func refusal(
+    of request: RequestHeader, _ agreement: Agreement, _ limits: ServerLimits
+  ) -> (WireError, String)? {
+    let known: CommandFlags
+    switch request.command {
+    case .read: known = agreement.isStructured ? [.fua, .dontFragment] : [.fua]
+    case .write, .trim: known = .fua
+    case .writeZeroes: known = [.fua, .noHole, .fastZero]
+    case .flush: known = .fua
+    case .cache: known = .fua
+    case .blockStatus:
+      guard agreement.hasAllocation else { return (.invalid, "no meta context was chosen") }
+      known = [.fua, .requestOne]
+    default: return (.invalid, "unknown command \(request.command.rawValue)")
+    }
+    guard request.flags.subtracting(known).isEmpty else {
+      return (.invalid, "unknown flags for this command")
+    }
+    if request.command == .flush {
+      guard request.offset == 0, request.length == 0 else {
+        return (.invalid, "a flush of a part")
+      }
+      return nil
+    }
+    let isWriting =
+      request.command == .write || request.command == .trim || request.command == .writeZeroes
+    if isWriting, isReadOnly { return (.notPermitted, "the export is read-only") }
+    if request.command == .read, request.length > limits.request {
+      return (.invalid, "more than \(limits.request) bytes at once")
+    }
+    guard request.length > 0 else { return (.invalid, "nothing is asked for") }
+    let (end, overflow) = request.offset.addingReportingOverflow(UInt64(request.length))
+    guard !overflow, end <= device.byteCount else {
+      let isFull = request.command == .write || request.command == .writeZeroes
+      return (isFull ? .noSpace : .invalid, "beyond the end of the export")
+    }
+    if request.flags.contains(.fastZero), !device.limits.supportsWriteZeroes {
+      return (.notSupported, "zeroing would be no faster than writing")
+    }
+    return nil
+  }
+}

@@ -44,7 +44,7 @@ import Testing
     Wrong("snapshot export origin blank new", "'blank' holds no snapshot store"),
     Wrong("snapshot export short entry new", "chunk 9 lies beyond the end of the origin"),
     Wrong("snapshot export origin origin new", "origin and COW device are the same"),
-    Wrong("snapshot merge origin", "Missing expected argument '<cow>'"),
+    Wrong("snapshot merge origin --socket none", "no daemon answers at 'none'"),
     Wrong("snapshot merge origin origin", "origin and COW device are the same"),
     Wrong("snapshot merge origin blank", "'blank' holds no snapshot store"),
     Wrong("snapshot merge origin invalid", "the snapshot is lost"),

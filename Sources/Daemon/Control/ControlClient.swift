@@ -1,5 +1,6 @@
 import NIOCore
 import NIOPosix
+import SystemPackage
 
 /// A command's side of the control socket.
 public enum ControlClient {
@@ -39,8 +40,9 @@ public enum ControlClient {
     } catch let failure as ControlFailure {
       throw failure
     } catch {
+      let reason = (error as? IOError).map { "\(Errno(rawValue: $0.errnoCode))" } ?? "\(error)"
       throw .refused(
-        "no daemon answers at '\(path)' (\(error)); start one with kcopyd serve, or name its "
+        "no daemon answers at '\(path)': \(reason); start one with kcopyd serve, or name its "
           + "socket with --socket")
     }
     switch reply {

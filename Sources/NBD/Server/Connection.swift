@@ -13,6 +13,8 @@ actor Connection {
     case transmitting(Agreement, Export)
     /// Nothing more is read; what is under way is answered.
     case closing
+    /// All is answered; the client is to take it.
+    case leaving
     case closed
   }
 
@@ -25,23 +27,27 @@ actor Connection {
 
   /// What has come and isn't understood yet.
   var input = ByteBuffer()
-  /// A write whose data are still coming.
+  /// A write whose data are still coming. Its bytes count as under way.
   var begun: RequestHeader?
+  /// Since when part of a request has been there.
+  var partSince: LoopInstant?
+  /// Whether the next request is there, and has to wait for the bytes that all connections share.
+  var isWaitingForBytes = false
   /// Answers not handed to the channel yet.
   var output = ByteBuffer()
   var isReceiving = false
   var isParsing = false
-  /// Whether the channel has answers that it hasn't been told to send.
-  var isUnflushed = false
   var isFlushPlanned = false
   /// Whether the channel waits for being told to read on.
   var hasHeldRead = false
 
   var inFlight = 0
   var bytesInFlight = 0
+  /// Bytes of answered requests that count as under way until the client has taken the answers.
+  var bytesOwed = 0
   private let idle = Gate()
-  /// When the client was last seen to do something.
-  private var lastProgress: LoopInstant
+  /// When the client was last seen to take something of what it is sent.
+  private var lastTaken: LoopInstant
   private var lastUnsent = 0
 
   nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }
@@ -55,19 +61,18 @@ actor Connection {
     let tls = server.tls
     phase = .negotiating(
       ServerNegotiation(offersTLS: tls != nil, requiresTLS: tls?.mode == .require))
-    lastProgress = LoopInstant(nanoseconds: 0)
+    lastTaken = LoopInstant(nanoseconds: 0)
   }
 
   // MARK: From the channel
 
   func begin() {
-    lastProgress = loop.now
+    lastTaken = loop.now
     channel.writeAndFlush(ServerNegotiation.greeting, promise: nil)
     watch(from: loop.now)
   }
 
   func receive(_ bytes: ByteBuffer) {
-    lastProgress = loop.now
     isReceiving = true
     var bytes = bytes
     switch phase {
@@ -75,7 +80,7 @@ actor Connection {
     case .transmitting:
       if input.readableBytes == 0 { input = bytes } else { input.writeBuffer(&bytes) }
       parse()
-    case .closing, .closed: break
+    case .closing, .leaving, .closed: break
     }
   }
 
@@ -101,16 +106,24 @@ actor Connection {
   }
 
   func writabilityChanged() {
-    lastProgress = loop.now
+    if channel.isWritable {
+      lastTaken = loop.now
+      releaseOwed()
+    }
     resume()
   }
 
   /// The client has gone. What it has asked for is done to its end; nobody hears of it.
   func ended() {
     if case .closed = phase { return }
-    let wasServing = if case .closing = phase { false } else { true }
+    let wasServing =
+      switch phase {
+      case .negotiating, .transmitting: true
+      case .closing, .leaving, .closed: false
+      }
     phase = .closed
-    input.clear()
+    dropInput()
+    releaseOwed()
     output.clear()
     if wasServing { logger.info("connection closed") }
     if inFlight == 0 { forget() }
@@ -132,7 +145,8 @@ actor Connection {
     if case .closed = phase { return }
     logger.notice("connection closed: \(reason)")
     phase = .closed
-    input.clear()
+    dropInput()
+    releaseOwed()
     output.clear()
     channel.close(promise: nil)
     if inFlight == 0 { forget() }
@@ -141,26 +155,23 @@ actor Connection {
   /// Takes no further request, answers those under way and closes.
   func finish() {
     switch phase {
-    case .closing, .closed: return
+    case .closing, .leaving, .closed: return
     case .negotiating, .transmitting: phase = .closing
     }
-    input.clear()
-    begun = nil
+    dropInput()
     closeWhenIdle()
   }
 
   func closeWhenIdle() {
     guard case .closing = phase, inFlight == 0 else { return }
-    phase = .closed
+    phase = .leaving
     let last = output
     output = ByteBuffer()
     logger.info("connection closed")
+    // It stays counted, and its memory with it, until the client has taken the last answers, or has
+    // stalled over them.
     channel.writeAndFlush(last).whenComplete { [channel] _ in channel.close(promise: nil) }
-    // Whoever doesn't even take the last answers.
-    channel.eventLoop.scheduleTask(in: .nanoseconds(limits.stall.nanoseconds)) { [channel] in
-      channel.close(promise: nil)
-    }
-    forget()
+    idle.open()
   }
 
   /// As ``finish()``, for the server; waits until all is answered, at most that long.
@@ -200,13 +211,12 @@ actor Connection {
     case .closed: return false
     case .negotiating:
       if start.duration(to: now) > limits.handshake { close("no export chosen in time") }
-    case .closing, .transmitting:
+    case .closing, .leaving, .transmitting:
       let unsent = Int((try? channel.syncOptions?.getOption(.bufferedWritableBytes)) ?? 0)
-      if unsent < lastUnsent { lastProgress = now }
+      if unsent < lastUnsent || unsent == 0 { lastTaken = now }
       lastUnsent = unsent
-      let isOwing = unsent > 0 || begun != nil || (input.readableBytes > 0 && !isSaturated)
-      if !isOwing { lastProgress = now }
-      if lastProgress.duration(to: now) > limits.stall { close("the client has stalled") }
+      let waited = min(lastTaken, partSince ?? now).duration(to: now)
+      if waited > limits.stall { close("the client has stalled") }
     }
     return true
   }

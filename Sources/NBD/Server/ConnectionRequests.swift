@@ -10,13 +10,13 @@ extension Connection {
   var isSaturated: Bool {
     switch phase {
     case .negotiating: return false
-    case .closing, .closed: return true
+    case .closing, .leaving, .closed: return true
     case .transmitting: break
     }
     // The rest of a write is always let in: only then it ends.
     if begun != nil { return false }
     return inFlight >= limits.requestsPerConnection || bytesInFlight >= limits.bytesPerConnection
-      || server.budget.isSpent || !channel.isWritable
+      || isWaitingForBytes || !channel.isWritable
   }
 
   /// Reads on, if that is possible again.
@@ -33,22 +33,30 @@ extension Connection {
     guard !isParsing else { return }
     isParsing = true
     defer { isParsing = false }
+    isWaitingForBytes = false
+    var hasStarted = false
     while case .transmitting(let agreement, let export) = phase, !isSaturated {
       guard let request = nextRequest() else { break }
       if request.command == .disconnect { return finish() }
       var data = ByteBuffer()
       if request.command == .write {
+        if begun == nil { take(weight(of: request)) }
         guard let slice = input.readSlice(length: Int(request.length)) else {
           begun = request
           input.reserveCapacity(Int(request.length))
           break
         }
         data = slice
+        begun = nil
+      } else {
+        take(weight(of: request))
       }
-      begun = nil
+      hasStarted = true
       start(request, data, agreement, export)
     }
     if input.readableBytes == 0 { input.clear() } else { input.discardReadBytes() }
+    let isPartThere = begun != nil || (input.readableBytes > 0 && !isSaturated)
+    partSince = isPartThere ? (hasStarted ? loop.now : partSince ?? loop.now) : nil
   }
 
   /// The request whose data are coming, or the next one.
@@ -57,6 +65,7 @@ extension Connection {
       return input.readableBytes >= Int(begun.length) ? begun : nil
     }
     guard input.readableBytes >= RequestHeader.size else { return nil }
+    let start = input.readerIndex
     guard let request = RequestHeader(&input) else {
       close("something that is no request")
       return nil
@@ -66,16 +75,58 @@ extension Connection {
       close("a write of \(request.length) bytes; the most is \(limits.request)")
       return nil
     }
+    guard hasBytes(for: request) else {
+      input.moveReaderIndex(to: start)
+      isWaitingForBytes = true
+      return nil
+    }
     return request
+  }
+
+  /// Whether the request may be under way beside those of all connections. Who has nothing under
+  /// way may always have a share, so that those who don't take their answers, or don't send what
+  /// they have begun, never keep it from everyone else.
+  private func hasBytes(for request: RequestHeader) -> Bool {
+    !server.budget.isSpent || weight(of: request) == 0
+      || (bytesInFlight == 0 && weight(of: request) <= limits.share)
+  }
+
+  /// The bytes of memory that a request needs while it is under way; what is too large is refused.
+  private func weight(of request: RequestHeader) -> Int {
+    let hasData = request.command == .read || request.command == .write
+    return hasData && request.length <= limits.request ? Int(request.length) : 0
+  }
+
+  private func take(_ weight: Int) {
+    bytesInFlight += weight
+    server.budget.take(weight)
+  }
+
+  private func giveBack(_ weight: Int) {
+    bytesInFlight -= weight
+    if server.budget.giveBack(weight) { server.assumeIsolated { $0.resumeAll() } }
+  }
+
+  /// The client has taken its answers, or never will.
+  func releaseOwed() {
+    let bytes = bytesOwed
+    bytesOwed = 0
+    if bytes > 0 { giveBack(bytes) }
+  }
+
+  /// Nothing of what has come will be looked at.
+  func dropInput() {
+    input.clear()
+    partSince = nil
+    guard let request = begun else { return }
+    begun = nil
+    giveBack(weight(of: request))
   }
 
   private func start(
     _ request: RequestHeader, _ data: ByteBuffer, _ agreement: Agreement, _ export: Export
   ) {
-    let weight = request.command == .read || request.command == .write ? Int(request.length) : 0
     inFlight += 1
-    bytesInFlight += weight
-    server.budget.take(weight)
     export.counters.begin()
     let began = loop.now
     Task.immediate(executorPreference: loop) {
@@ -84,18 +135,18 @@ extension Connection {
       export.counters.end(
         request.kind, bytes: UInt64(request.length), nanoseconds: nanoseconds,
         hasFailed: hasFailed)
-      self.end(weight)
+      self.end(self.weight(of: request))
     }
   }
 
   private func end(_ weight: Int) {
     inFlight -= 1
-    bytesInFlight -= weight
-    if server.budget.giveBack(weight) { server.assumeIsolated { $0.resumeAll() } }
+    let hasGone = if case .closed = phase { true } else { false }
+    if hasGone || channel.isWritable { giveBack(weight) } else { bytesOwed += weight }
     switch phase {
     case .closed: if inFlight == 0 { forget() }
     case .closing: closeWhenIdle()
-    case .negotiating: break
+    case .negotiating, .leaving: break
     case .transmitting:
       if !isParsing { resume() }
       planFlush()
@@ -157,36 +208,32 @@ extension Connection {
 
   // MARK: Answers
 
-  /// More than that is handed to the channel at once.
+  /// More than that is sent at once. It has to be sent rather than only handed over: with TLS the
+  /// channel counts as writable until then.
   private static let outputLimit = 256 << 10
 
   /// Puts an answer behind the others; they go out together.
   private func answer(_ write: (inout ByteBuffer) -> Void) {
     if case .closed = phase { return }
     write(&output)
-    isUnflushed = true
-    if output.readableBytes >= Self.outputLimit { writeOutput() }
-  }
-
-  private func writeOutput() {
-    guard output.readableBytes > 0 else { return }
-    channel.write(output, promise: nil)
-    output = ByteBuffer()
+    if output.readableBytes >= Self.outputLimit { sendOutput() }
   }
 
   private func planFlush() {
-    guard isUnflushed, !isReceiving, !isFlushPlanned else { return }
+    guard output.readableBytes > 0, !isReceiving, !isFlushPlanned else { return }
     isFlushPlanned = true
     channel.eventLoop.execute { self.assumeIsolated { $0.flushOutput() } }
   }
 
   func flushOutput() {
     isFlushPlanned = false
-    guard isUnflushed else { return }
-    isUnflushed = false
-    if case .closed = phase { return }
-    writeOutput()
-    channel.flush()
+    sendOutput()
+  }
+
+  private func sendOutput() {
+    guard output.readableBytes > 0 else { return }
+    channel.writeAndFlush(output, promise: nil)
+    output = ByteBuffer()
   }
 }
 

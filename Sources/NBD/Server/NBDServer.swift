@@ -224,7 +224,9 @@ final class ByteQuota: Sendable {
 
   init(limit: Int) { self.limit = limit }
 
-  var isSpent: Bool { count.load(ordering: .relaxed) >= limit }
+  var taken: Int { count.load(ordering: .relaxed) }
+
+  var isSpent: Bool { taken >= limit }
 
   func take(_ bytes: Int) { count.wrappingAdd(bytes, ordering: .relaxed) }
 

@@ -8,7 +8,8 @@ public struct ServerLimits: Hashable, Sendable {
   public var requestsPerConnection = 128
   /// Bytes of requests of one connection that are under way at once, one request excepted.
   public var bytesPerConnection = 64 << 20
-  /// Bytes of requests that are under way at once, of all connections.
+  /// Bytes of requests that are under way at once, of all connections; one that has nothing under
+  /// way may always have its share, ``bytes`` by ``connections``, besides.
   public var bytes = 256 << 20
   /// Connections; further ones are closed at once.
   public var connections = 256
@@ -22,6 +23,9 @@ public struct ServerLimits: Hashable, Sendable {
 
   /// The defaults.
   public init() {}
+
+  /// What every connection may have under way, whatever others do.
+  var share: Int { max(64 << 10, bytes / max(1, connections)) }
 }
 
 /// How clients and server know each other.

@@ -8,15 +8,9 @@ import Testing
 
 /// The server by raw bytes, on a device in memory.
 @Suite struct ServerTests {
-  private func disk(_ sectors: Sector = 2048) -> MemoryDevice {
-    let device = MemoryDevice(sectorCount: sectors)
-    device.fill((0..<Int(sectors.bytes)).map { UInt8(truncatingIfNeeded: $0 / 512 &+ $0) })
-    return device
-  }
-
   @Test(arguments: [true, false])
   func readsAndWrites(isStructured: Bool) async throws {
-    let device = disk()
+    let device = numberedDisk()
     try await TestServer.serving(["disk": device]) { test in
       try await RawClient.connected(to: test.socket) { client in
         try await client.go(structured: isStructured)
@@ -42,10 +36,10 @@ import Testing
   }
 
   @Test func refusesWhatCannotBe() async throws {
-    try await TestServer.serving(["disk": disk()]) { test in
+    try await TestServer.serving(["disk": numberedDisk()]) { test in
       try await RawClient.connected(to: test.socket) { client in
         try await client.go(structured: false)
-        let end = disk().byteCount
+        let end = numberedDisk().byteCount
         for (command, flags, offset, length, error) in [
           (CommandType.read, CommandFlags(), end - 1, UInt32(2), WireError.invalid),
           (.write, [], end, 1, .noSpace), (.read, [], .max, 512, .invalid),
@@ -65,7 +59,7 @@ import Testing
   }
 
   @Test func readOnlyStaysAsItIs() async throws {
-    let device = disk()
+    let device = numberedDisk()
     let before = device.contents(0..<2048)
     try await TestServer.serving(["disk": device], isReadOnly: true) { test in
       try await RawClient.connected(to: test.socket) { client in
@@ -82,7 +76,7 @@ import Testing
   }
 
   @Test func zeroesTrimsAndTellsExtents() async throws {
-    let device = disk()
+    let device = numberedDisk()
     try await TestServer.serving(["disk": device]) { test in
       try await RawClient.connected(to: test.socket) { client in
         try await client.go()
@@ -101,60 +95,6 @@ import Testing
     }
   }
 
-  /// More at once than the server takes in, and larger than its pieces.
-  @Test func answersFloodsInFull() async throws {
-    var limits = ServerLimits()
-    limits.requestsPerConnection = 4
-    limits.bytesPerConnection = 1 << 20
-    limits.bytes = 1 << 20
-    let device = disk(8192)
-    try await TestServer.serving(limits: limits, ["disk": device]) { test in
-      try await RawClient.connected(to: test.socket) { client in
-        try await client.go(structured: false)
-        try await client.say { buffer in
-          for cookie in 0..<40 {
-            RequestHeader(
-              .read, cookie: UInt64(cookie), offset: UInt64(cookie) * 512 + 1,
-              length: cookie % 20 == 0 ? 2 << 20 : 4096
-            ).write(to: &buffer)
-          }
-        }
-        var cookies = Set<UInt64>()
-        for _ in 0..<40 {
-          let reply = try #require(await client.simpleReply())
-          #expect(reply.error == WireError.none)
-          cookies.insert(reply.cookie)
-          let length = reply.cookie % 20 == 0 ? 2 << 20 : 4096
-          let start = Int(reply.cookie) * 512 + 1
-          let heard = await client.hear(length)
-          let expected = device.contents(0..<8192)[start..<start + length]
-          #expect(heard.readableBytesView.elementsEqual(expected))
-        }
-        #expect(cookies.count == 40)
-      }
-    }
-  }
-
-  @Test func garbageClosesOnlyItsConnection() async throws {
-    try await TestServer.serving(["disk": disk()]) { test in
-      try await RawClient.connected(to: test.socket) { good in
-        try await good.go(structured: false)
-        try await RawClient.connected(to: test.socket) { bad in
-          _ = await bad.hear(18)
-          try await bad.say { $0.writeRepeatingByte(0xff, count: 4096) }
-          #expect(await bad.hearsTheEnd())
-        }
-        try await RawClient.connected(to: test.socket) { bad in
-          try await bad.go(structured: false)
-          try await bad.say { $0.writeRepeatingByte(0xff, count: 4096) }
-          #expect(await bad.hearsTheEnd())
-        }
-        try await good.request(.read, length: 512)
-        #expect(await good.simpleReply()?.error == WireError.none)
-      }
-    }
-  }
-
   @Test func whatWasAskedForIsAnsweredBeforeTheEnd() async throws {
     let device = HeldDevice(sectorCount: 64)
     try await TestServer.serving(["disk": device]) { test in
@@ -164,7 +104,7 @@ import Testing
         await device.waitForWrite()
         let end = Task { await test.server.shutDown() }
         try await Task.sleep(for: .milliseconds(20))
-        device.release()
+        device.releaseAll()
         #expect(await client.simpleReply()?.error == WireError.none)
         await end.value
         #expect(await client.hearsTheEnd())
@@ -172,32 +112,4 @@ import Testing
     }
     #expect(device.memory.contents(0..<1)[0] == 5)
   }
-}
-
-/// Holds its first write until it is released.
-private final class HeldDevice: BlockDevice {
-  let memory: MemoryDevice
-  private let arrived = AsyncStream.makeStream(of: Void.self)
-  private let released = AsyncStream.makeStream(of: Void.self)
-
-  init(sectorCount: Sector) { memory = MemoryDevice(sectorCount: sectorCount) }
-
-  var name: String { "held" }
-  var sectorCount: Sector { memory.sectorCount }
-  var limits: DeviceLimits { memory.limits }
-
-  func waitForWrite() async { for await _ in arrived.stream { return } }
-  func release() { released.continuation.yield() }
-
-  func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
-    try await memory.read(sectors, into: buffer)
-  }
-  func write(
-    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
-  ) async throws(IOFailure) {
-    arrived.continuation.yield()
-    for await _ in released.stream { break }
-    try await memory.write(sectors, from: buffer, options: options)
-  }
-  func flush() async throws(IOFailure) {}
 }

@@ -47,6 +47,14 @@ extension Logger {
   static let silent = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
 }
 
+extension OptionHeader {
+  /// An option with its data.
+  static func write(_ option: OptionType, _ data: [UInt8] = [], to buffer: inout ByteBuffer) {
+    OptionHeader(option, length: UInt32(data.count)).write(to: &buffer)
+    buffer.writeBytes(data)
+  }
+}
+
 /// A client that says and hears bytes.
 actor RawClient {
   private let channel: any Channel
@@ -83,6 +91,18 @@ actor RawClient {
     try await channel.writeAndFlush(buffer).get()
   }
 
+  /// Says it without waiting until the server hears it – it may never do.
+  func sayUnheard(_ write: @Sendable (inout ByteBuffer) -> Void) {
+    var buffer = ByteBuffer()
+    write(&buffer)
+    channel.writeAndFlush(buffer, promise: nil)
+  }
+
+  /// Leaves what the server says from now on where it is.
+  func stopHearing() async throws {
+    try await channel.setOption(.autoRead, value: false).get()
+  }
+
   /// The next `count` bytes; fewer when the server has closed.
   func hear(_ count: Int) async -> ByteBuffer {
     while received.readableBytes < count {
@@ -95,6 +115,9 @@ actor RawClient {
 
   /// Whether the server closes, having said nothing more.
   func hearsTheEnd() async -> Bool { await hear(1).readableBytes == 0 }
+
+  /// All that the server says until it closes.
+  func hearAll() async -> ByteBuffer { await hear(.max) }
 
   private final class Feeder: ChannelInboundHandler {
     typealias InboundIn = ByteBuffer

@@ -15,6 +15,12 @@ public struct SeedFailure: Error, CustomStringConvertible {
   /// What the body threw.
   public let underlying: any Error
 
+  /// A failure of that seed, for tests that go through ``seeds(_:base:)`` themselves.
+  public init(seed: UInt64, underlying: any Error) {
+    self.seed = seed
+    self.underlying = underlying
+  }
+
   /// One line with the way to replay it.
   public var description: String { "\(underlying) (replay with KCOPYD_SEED=\(seed))" }
 }

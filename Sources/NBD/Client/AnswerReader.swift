@@ -40,6 +40,9 @@ struct AnswerReader {
 
   init(_ export: ExportInfo) { self.export = export }
 
+  /// Bytes that wait for what belongs to them.
+  var pendingBytes: Int { begun.readableBytes }
+
   /// A request is being sent.
   mutating func expect(_ number: Number, _ request: ClientRequest) {
     open[number] = Open(request)

@@ -28,6 +28,9 @@ struct ClientHandshake {
     wantsTLS = tls
   }
 
+  /// Bytes that wait for what belongs to them.
+  var pendingBytes: Int { input.readableBytes }
+
   /// The server has sent something.
   mutating func receive(_ bytes: ByteBuffer) throws(LineFailure) -> [Action] {
     var bytes = bytes

@@ -81,6 +81,9 @@ struct ServerNegotiation {
   /// The other end is who it says it is, and nobody else hears.
   mutating func becameSecure() { isSecure = true }
 
+  /// Bytes that wait for what belongs to them.
+  var pendingBytes: Int { input.readableBytes }
+
   /// What came behind the handshake: the first requests.
   mutating func takeRest() -> ByteBuffer {
     defer { input.clear() }

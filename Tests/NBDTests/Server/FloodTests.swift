@@ -6,7 +6,7 @@ import Testing
 @testable import NBD
 
 /// Clients that want more than their limits: they wait, and nobody else does.
-@Suite struct FloodTests {
+@Suite(.timeLimit(.minutes(1))) struct FloodTests {
   @Test func `connections beyond the limit are closed, those there stay`() async throws {
     var limits = ServerLimits()
     limits.connections = 3

@@ -6,7 +6,7 @@ import Testing
 @testable import NBD
 
 /// Clients that say what the protocol doesn't know. Each costs at most its own connection.
-@Suite struct LyingClientTests {
+@Suite(.timeLimit(.minutes(1))) struct LyingClientTests {
   /// Something that ends the connection, by name.
   struct Garbage: Sendable, CustomTestStringConvertible {
     let testDescription: String

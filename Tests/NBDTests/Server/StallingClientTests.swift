@@ -7,7 +7,7 @@ import Testing
 
 /// Clients that don't go on are left, after the limit and not before somebody else has waited for
 /// them. No test looks at how long anything took.
-@Suite struct StallingClientTests {
+@Suite(.timeLimit(.minutes(1))) struct StallingClientTests {
   /// Where in the handshake a client stops.
   enum Silence: CaseIterable {
     case atOnce, withinFlags, withinOption, withinData, beforeExport

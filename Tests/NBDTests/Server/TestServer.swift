@@ -98,6 +98,9 @@ actor RawClient {
     channel.writeAndFlush(buffer, promise: nil)
   }
 
+  /// Closes the connection.
+  func hangUp() async { try? await channel.close().get() }
+
   /// Leaves what the server says from now on where it is.
   func stopHearing() async throws {
     try await channel.setOption(.autoRead, value: false).get()

@@ -1,0 +1,288 @@
+import BlockIO
+import BlockIOTesting
+import NIOCore
+import Testing
+
+@testable import NBD
+
+/// Whatever a server says in the handshake, the client agrees on an export, refuses, or waits.
+@Suite struct HandshakeFuzzTests {
+  private static let offer = OfferedExport(
+    byteCount: 1 << 20, flags: [.hasFlags, .sendFlush, .sendFUA], description: "a disk",
+    minimumBlock: 512, preferredBlock: 4096, maximumBlock: 32 << 20)
+
+  /// Client and server talk to each other; of what the server says `change` makes something else.
+  private static func talk(
+    _ change: (inout [UInt8], inout SeededRandom) -> Void, _ random: inout SeededRandom
+  ) throws -> ExportInfo? {
+    var client = ClientHandshake(export: "disk", tls: false)
+    var server = ServerNegotiation(offersTLS: false, requiresTLS: false)
+    let catalogue = ServerNegotiation.Catalogue(exports: ["disk": offer])
+    var said = ServerNegotiation.greeting.array
+    for _ in 0..<20 {
+      change(&said, &random)
+      var asked = ByteBuffer()
+      for piece in random.cut(said) {
+        for action in try client.receive(piece) {
+          switch action {
+          case .send(let bytes): asked.writeImmutableBuffer(bytes)
+          case .startTLS: throw CheckFailure("TLS that nobody wants")
+          case .use(let info): return info
+          }
+        }
+        try ensure(
+          client.pendingBytes < OptionReplyHeader.size + WireLimits.optionReply,
+          "\(client.pendingBytes) bytes are kept")
+      }
+      said = []
+      for action in server.receive(asked, catalogue) {
+        if case .send(let bytes) = action { said += bytes.array }
+      }
+      if said.isEmpty { return nil }
+    }
+    throw CheckFailure("a handshake without an end")
+  }
+
+  @Test func `mutated answers, in any pieces`() throws {
+    try forEachSeed(60) { seed in
+      var random = SeededRandom(seed: seed)
+      for _ in 0..<20 {
+        let info: ExportInfo?
+        do {
+          info = try Self.talk({ if $1.chance(1, in: 3) { $1.mutate(&$0) } }, &random)
+        } catch is LineFailure {
+          continue
+        }
+        guard let info else { continue }
+        // Whatever it is: nothing that requests can't be made from.
+        try ensure(info.byteCount <= UInt64(Int64.max), "a size that can't be")
+        try ensure(info.minimumBlock.nonzeroBitCount == 1 && info.minimumBlock <= 65536, "blocks")
+        try ensure(
+          info.maximum >= info.minimumBlock && info.maximum % info.minimumBlock == 0
+            && info.maximum <= WireLimits.defaultMaximum, "a largest request of \(info.maximum)")
+        try ensure(info.isStructured || info.allocation == nil, "a context without structure")
+      }
+    }
+  }
+
+  @Test func `what isn't mutated is what the server offers`() throws {
+    try forEachSeed(30) { seed in
+      var random = SeededRandom(seed: seed)
+      let info = try Self.talk({ _, _ in }, &random)
+      try ensure(
+        info
+          == ExportInfo(
+            byteCount: 1 << 20, flags: Self.offer.flags, minimumBlock: 512, preferredBlock: 4096,
+            maximum: 32 << 20, isStructured: true,
+            allocation: ServerNegotiation.allocationContext), "\(String(describing: info))")
+    }
+  }
+}
+
+/// What reads answers; that of the client, and one that can't be relied on.
+protocol AnswerReading {
+  mutating func expect(_ number: UInt64, _ request: ClientRequest)
+  mutating func take(
+    _ bytes: ByteBuffer, finish: (UInt64, ClientAnswer) -> Void
+  ) throws(LineFailure)
+  var pendingBytes: Int { get }
+}
+
+extension AnswerReader: AnswerReading {}
+
+/// Whatever a server answers: no request ends twice or without having been made, and a read only
+/// when all its data have come.
+@Suite struct AnswerFuzzTests {
+  /// What memory holds that nobody has read into; true data never do.
+  private static let unread: UInt8 = 0xAA
+
+  private struct Asked {
+    let request: ClientRequest
+    var memory: Memory?
+  }
+
+  /// What a read goes into, with as much behind it that must stay as it is.
+  private final class Memory {
+    let pages: Pages
+
+    init() throws {
+      pages = try PagePool.lend(holding: 16)
+      pages.buffer.load(from: [UInt8](repeating: unread, count: 16 * 512))
+    }
+  }
+
+  private static func ask(_ random: inout SeededRandom) throws -> Asked {
+    let start = random.next(upperBound: 1000 as UInt64)
+    let sectors = Sector(start)..<Sector(start + 1 + random.next(upperBound: 8 as UInt64))
+    let bytes = sectors.lowerBound.bytes..<sectors.upperBound.bytes
+    switch random.below(6) {
+    case 0: return Asked(request: .init(operation: .flush, bytes: 0..<0))
+    case 1: return Asked(request: .init(operation: .trim, bytes: bytes))
+    case 2:
+      return Asked(
+        request: .init(operation: .blockStatus(sectors, limit: 8), bytes: bytes))
+    default:
+      let memory = try Memory()
+      let buffer = memory.pages.buffer.slice(0, sectors.length)
+      return Asked(request: .init(operation: .read(buffer), bytes: bytes), memory: memory)
+    }
+  }
+
+  /// Pieces of a true answer; those of several requests may be mixed.
+  private static func pieces(
+    _ number: UInt64, _ asked: Asked, isStructured: Bool, _ random: inout SeededRandom
+  ) -> [[UInt8]] {
+    let head = RequestHeader(
+      asked.request.command, cookie: number, offset: asked.request.bytes.lowerBound,
+      length: UInt32(asked.request.bytes.count))
+    if random.chance(1, in: 10) {
+      guard isStructured else { return [Answer.simple(head, .io).array] }
+      return [
+        Answer.chunk(head, .error) { $0.writeMultipleIntegers(UInt32(5), UInt16(0)) }.array
+      ]
+    }
+    switch asked.request.operation {
+    case .read where isStructured:
+      var pieces: [[UInt8]] = []
+      let half = random.below(asked.request.payload + 1)
+      for (start, end) in [(0, half), (half, asked.request.payload)] where start < end {
+        pieces.append(
+          random.chance(1, in: 4)
+            ? Answer.chunk(head, .offsetHole, last: false) {
+              $0.writeMultipleIntegers(head.offset + UInt64(start), UInt32(end - start))
+            }.array
+            : Answer.data(head, from: start, count: end - start, last: false).array)
+      }
+      if random.chance(1, in: 2) { pieces.reverse() }
+      return pieces + [Answer.chunk(head, .none).array]
+    case .read:
+      return [Answer.simple(head).array + [UInt8](repeating: 7, count: asked.request.payload)]
+    case .blockStatus where isStructured:
+      return [
+        Answer.chunk(head, .blockStatus) {
+          $0.writeMultipleIntegers(UInt32(1), head.length / 2, UInt32(3))
+          $0.writeMultipleIntegers(head.length - head.length / 2, UInt32(0))
+        }.array
+      ]
+    default: return [Answer.simple(head).array]
+    }
+  }
+
+  private static func mixed(
+    _ answers: [[[UInt8]]], _ random: inout SeededRandom
+  ) -> [UInt8] {
+    var answers = answers
+    var bytes: [UInt8] = []
+    while !answers.isEmpty {
+      let index = random.below(answers.count)
+      bytes += answers[index].removeFirst()
+      if answers[index].isEmpty { answers.remove(at: index) }
+    }
+    return bytes
+  }
+
+  /// How many bytes of a read nobody has read, and whether what is behind it is as it was.
+  private static func look(_ asked: Asked, first count: Int) throws(CheckFailure) -> Int {
+    guard let memory = asked.memory else { return 0 }
+    var content = [UInt8](repeating: 0, count: 16 * 512)
+    memory.pages.buffer.slice(0, 16).store(into: &content)
+    try ensure(
+      content[asked.request.payload...].allSatisfy { $0 == unread },
+      "memory behind the read was written to")
+    return content[..<count].count { $0 == unread }
+  }
+
+  /// Has `reader` read a conversation with so many mutations, and checks what it makes of it.
+  private static func check(
+    _ makeReader: (ExportInfo) -> some AnswerReading, mutations: Int,
+    _ random: inout SeededRandom
+  ) throws {
+    let isStructured = random.chance(2, in: 3)
+    var info = ExportInfo(byteCount: 1 << 20, flags: [.hasFlags], isStructured: isStructured)
+    info.allocation = isStructured ? 1 : nil
+    var reader = makeReader(info)
+    var asked: [UInt64: Asked] = [:]
+    for number in 1...UInt64(6) {
+      let one = try ask(&random)
+      if case .blockStatus = one.request.operation, !isStructured { continue }
+      asked[number] = one
+      reader.expect(number, one.request)
+    }
+    var bytes = mixed(
+      asked.sorted { $0.key < $1.key }
+        .map { pieces($0.key, $0.value, isStructured: isStructured, &random) }, &random)
+    for _ in 0..<mutations { random.mutate(&bytes) }
+    var ended: [UInt64: ClientAnswer] = [:]
+    var failure: CheckFailure?
+    do throws(LineFailure) {
+      for piece in random.cut(bytes) {
+        try reader.take(piece) { number, answer in
+          if asked[number] == nil || ended[number] != nil {
+            failure = CheckFailure("request \(number) ends, and nobody waits for it")
+          }
+          ended[number] = answer
+        }
+        if reader.pendingBytes > (1 << 20) + 24 { failure = CheckFailure("too much is kept") }
+      }
+    } catch {
+      if mutations == 0 { throw CheckFailure("the truth is called a lie: \(error)") }
+    }
+    if let failure { throw failure }
+    if mutations == 0 { try ensure(ended.count == asked.count, "a request doesn't end") }
+    for (number, one) in asked {
+      var good = 0
+      switch ended[number] {
+      case .done: good = one.request.payload
+      case .failed(let failure): good = failure.readBytes
+      case .extents, nil: break
+      }
+      // A mutation can make such bytes of data, a few at a time.
+      let missing = try look(one, first: good)
+      try ensure(missing <= mutations * 40, "\(missing) bytes of read \(number) didn't come")
+    }
+  }
+
+  @Test func `mutated answers, in any order and pieces`() throws {
+    try forEachSeed(100) { seed in
+      var random = SeededRandom(seed: seed)
+      for _ in 0..<10 {
+        try Self.check({ AnswerReader($0) }, mutations: random.one(of: [0, 1, 1, 2, 4]), &random)
+      }
+    }
+  }
+
+  /// Takes the end of an answer for the end of its data.
+  private struct Gullible: AnswerReading {
+    var reader: AnswerReader
+    var numbers: [UInt64] = []
+    let pendingBytes = 0
+
+    mutating func expect(_ number: UInt64, _ request: ClientRequest) {
+      numbers.append(number)
+      reader.expect(number, request)
+    }
+
+    mutating func take(
+      _ bytes: ByteBuffer, finish: (UInt64, ClientAnswer) -> Void
+    ) throws(LineFailure) {
+      do throws(LineFailure) { try reader.take(bytes, finish: finish) } catch {
+        guard error.description.contains("data are missing"), let number = numbers.last else {
+          throw error
+        }
+        finish(number, .done)
+      }
+    }
+  }
+
+  /// The check finds what it is for: a short read that is taken for a whole one.
+  @Test func `a reader that takes less than was asked for is found`() {
+    #expect(throws: SeedFailure.self) {
+      try forEachSeed(100) { seed in
+        var random = SeededRandom(seed: seed)
+        for _ in 0..<10 {
+          try Self.check({ Gullible(reader: AnswerReader($0)) }, mutations: 1, &random)
+        }
+      }
+    }
+  }
+}

@@ -77,9 +77,10 @@ extension CopyJob {
     _ piece: WritePiece, of data: SegmentData, _ sectors: Range<Sector>, _ device: any BlockDevice
   ) async throws(IOFailure) {
     switch (piece.action, data) {
-    case (.write, .bytes(let buffer, _)):
-      let part = buffer.slice(piece.sectors.lowerBound, piece.sectors.length)
-      try await device.write(sectors, from: part)
+    case (_, .bytes(let buffer, _)):
+      try await piece.perform(
+        with: buffer, from: sectors.lowerBound - piece.sectors.lowerBound, of: device,
+        mayUnmap: plan.content?.mayUnmap ?? false)
     case (.write, .zeroes) where !zeroesByCommand:
       try await device.write(sectors, from: IOBuffer.zeroes.slice(.zero, piece.sectors.length))
     case (.write, .zeroes): try await device.writeZeroes(sectors, mayUnmap: false)

@@ -1,8 +1,8 @@
-import BlockIO
+package import BlockIO
 
 /// What becomes of a part of a segment at one destination.
-struct WritePiece: Equatable {
-  enum Action: Equatable {
+package struct WritePiece: Equatable {
+  package enum Action: Equatable {
     /// Its data are written.
     case write
     /// It is zeroed by command.
@@ -14,12 +14,25 @@ struct WritePiece: Equatable {
   }
 
   /// Counted from the start of the segment.
-  let sectors: Range<Sector>
-  let action: Action
+  package let sectors: Range<Sector>
+  package let action: Action
+
+  /// Does it to a device of which sector `start` belongs to the segment's first.
+  package func perform(
+    with data: IOBuffer, from start: Sector, of device: any BlockDevice, mayUnmap: Bool
+  ) async throws(IOFailure) {
+    let place = sectors.shifted(by: start)
+    switch action {
+    case .write:
+      try await device.write(place, from: data.slice(sectors.lowerBound, sectors.length))
+    case .zero: try await device.writeZeroes(place, mayUnmap: mayUnmap)
+    case .leaveZero, .leaveEqual: return
+    }
+  }
 }
 
 /// How one destination treats zeros.
-struct ZeroTreatment {
+package struct ZeroTreatment {
   /// The unit in which they are looked for: the destination's block, at least 4 KiB.
   let block: Sector
   /// Whether the destination reads as zeros already.
@@ -27,7 +40,7 @@ struct ZeroTreatment {
   /// The shortest run that isn't written as data; nil: none is.
   let shortestRun: Sector?
 
-  init(_ content: CopyContent, destination: IORegion, index: Int) {
+  package init(_ content: CopyContent, destination: IORegion, index: Int) {
     let block = destination.device.limits.zeroBlock
     let isBlank = content.blankDestinations.contains(index)
     self.block = block
@@ -41,7 +54,7 @@ struct ZeroTreatment {
   }
 
   /// What `data` becomes, whose first sector goes to `start` of the destination.
-  func pieces(of data: IOBuffer, at start: Sector) -> [WritePiece] {
+  package func pieces(of data: IOBuffer, at start: Sector) -> [WritePiece] {
     let all = Sector.zero..<data.sectorCount
     guard let shortestRun else { return [WritePiece(sectors: all, action: .write)] }
     return data.runs(block: block, at: start, shortestZero: shortestRun).map {

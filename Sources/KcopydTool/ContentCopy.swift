@@ -16,10 +16,6 @@ struct ContentCopy {
 
   private var devices: [any BlockDevice] { destinations.devices }
 
-  private var blank: Set<Int> {
-    Set(devices.indices.filter { destinations.created.contains(devices[$0].name) })
-  }
-
   private func region(_ device: any BlockDevice) -> IORegion {
     IORegion(device, sector: start, count: source.region.count)
   }
@@ -54,7 +50,7 @@ struct ContentCopy {
     if let retries = request.verifyRetries {
       report.content.verified = try await verify(report, retries: retries, holes: holes)
     }
-    report.content.allocated = devices.map { ($0 as? FileDevice)?.allocatedBytes() }
+    report.content.allocated = destinations.allocated
     return report
   }
 
@@ -62,7 +58,7 @@ struct ContentCopy {
     _ title: String, holes: RangeSet<Sector>, cloned: Set<Int>, _ hash: SourceHash?
   ) async throws(Refusal) -> Report {
     let content = request.content(
-      holes: holes, blank: blank, count: devices.count, observer: hash)
+      holes: holes, blank: destinations.blank, count: devices.count, observer: hash)
     let regions = devices.indices.map { index in
       // What is cloned is there: a region of none is ignored.
       cloned.contains(index)
@@ -85,6 +81,7 @@ struct ContentCopy {
   private func clone() async throws(Refusal) -> Set<Int> {
     guard request.clone != .never else { return [] }
     var cloned: Set<Int> = []
+    let blank = destinations.blank
     for index in devices.indices {
       guard let file = source.device as? FileDevice, blank.contains(index),
         let new = devices[index] as? FileDevice

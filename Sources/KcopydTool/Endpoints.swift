@@ -213,6 +213,14 @@ struct Destinations {
     }
   }
 
+  /// Those that were made for this copy, by index.
+  var blank: Set<Int> {
+    Set(devices.indices.filter { created.contains(devices[$0].name) })
+  }
+
+  /// The bytes of storage that regular files take, by index.
+  var allocated: [UInt64?] { devices.map { ($0 as? FileDevice)?.allocatedBytes() } }
+
   /// Takes the new files away again, when nothing has been copied.
   func removeCreated() {
     for path in created { unlink(path) }

@@ -12,6 +12,7 @@ struct MappedCopy {
   let paths: [String]
   let start: Sector
   let rescue: RescueOptions
+  let request: ContentRequest
   let options: WritingOptions
   let engine: Engine
   let interruption: Interruption
@@ -94,9 +95,16 @@ struct MappedCopy {
     _ destinations: Destinations, _ resumption: Resumption, _ keeping: ImagingJob.Keeping?,
     _ jobOptions: ImagingJob.Options
   ) async throws(Refusal) -> ImagingReport {
+    let holes = try await holes(destinations)
     if options.explain {
-      Explanation(engine: engine, source: source, destinations: destinations.devices).show()
+      Explanation(
+        engine: engine, source: source, destinations: destinations.devices,
+        holes: holes.sectorCount
+      ).show()
     }
+    var jobOptions = jobOptions
+    jobOptions.content = request.content(
+      holes: holes, blank: destinations.blank, count: paths.count, observer: nil)
     let job: ImagingJob
     do throws(IOFailure) {
       job = try ImagingJob(
@@ -118,9 +126,22 @@ struct MappedCopy {
     if keeping == nil, !options.noSync { nameFailures = destinations.syncFolders() }
     return ImagingReport(
       result: result, names: destinations.devices.map(\.name), nameFailures: nameFailures,
-      map: rescue.map, sourceName: source.device.name, sourceByteCount: source.device.byteCount,
+      allocated: destinations.allocated, map: rescue.map, sourceName: source.device.name,
+      sourceByteCount: source.device.byteCount,
       isSynced: !options.noSync, wasRescue: rescue.rescue, duration: begin.duration(to: clock.now),
       wasInterrupted: interruption.hasCome)
+  }
+
+  /// What of the source needn't be read. A source that fails must not fail here already: a rescue
+  /// reads what it can.
+  private func holes(_ destinations: Destinations) async throws(Refusal) -> RangeSet<Sector> {
+    do throws(IOFailure) {
+      return try await source.region.knownHoles()
+    } catch {
+      if rescue.rescue { return RangeSet() }
+      destinations.removeCreated()
+      throw Refusal(error.description)
+    }
   }
 
   // MARK: Endpoints

@@ -34,7 +34,8 @@ import Testing
     }
   }
 
-  @Test(arguments: [.lyingFlush, .forgottenSector, .lostWrite] as [RescueWorld.Sabotage])
+  @Test(
+    arguments: [.lyingFlush, .forgottenSector, .lostWrite, .dirtyBlank] as [RescueWorld.Sabotage])
   func `what is done wrong is found`(_ sabotage: RescueWorld.Sabotage) {
     var found = 0
     for seed in UInt64(0)..<40 {

@@ -15,6 +15,8 @@ struct RescueWorld: Sendable {
     case forgottenSector
     /// A destination loses a write.
     case lostWrite
+    /// A destination that isn't is taken as blank.
+    case dirtyBlank
   }
 
   let seed: UInt64
@@ -28,15 +30,25 @@ struct RescueWorld: Sendable {
     let targets: [SimulatedDisk]
     let folder: SimulatedFolder
     let power: CrashSwitch
+    /// What the source is known to have no data in.
+    let holes: RangeSet<Sector>
+    /// What the destinations held at the beginning.
+    let before: [[UInt8]]
 
     init(
-      source: SimulatedDisk, targets: [SimulatedDisk], folder: SimulatedFolder, power: CrashSwitch
+      source: SimulatedDisk, holes: RangeSet<Sector>, targets: [SimulatedDisk],
+      folder: SimulatedFolder, power: CrashSwitch
     ) {
       self.source = source
+      self.holes = holes
       self.targets = targets
       self.folder = folder
       self.power = power
+      before = targets.map(\.contents)
     }
+
+    /// Destinations that hold nothing but zeros.
+    var blank: Set<Int> { Set(targets.indices.filter { before[$0].allSatisfy { $0 == 0 } }) }
   }
 
   /// How many operations there were that a crash may hit.
@@ -50,17 +62,31 @@ struct RescueWorld: Sendable {
     var bad = RangeSet<Sector>()
     let plan = faults(&random, &bad)
     let power = CrashSwitch(crashPoint: crashPoint, seed: seed)
+    let holes = zeroes(&random)
+    bad.subtract(holes)
     let state = State(
       source: SimulatedDisk(
         "src", sectorCount: Self.count, seed: random.next(), loop: loop, plan: plan,
         crashSwitch: power),
+      holes: holes,
       targets: (0..<1 + Int(random.next(upperBound: UInt64(3)))).map { number in
         SimulatedDisk(
-          "dst\(number)", sectorCount: Self.count + 30, seed: random.next(), loop: loop,
+          "dst\(number)", sectorCount: Self.count + 30,
+          content: random.chance(1, in: 3) ? .zeroes : nil, seed: random.next(), loop: loop,
           plan: targetFaults(&random), crashSwitch: power)
       },
       folder: SimulatedFolder(seed: random.next(), loop: loop, power: power), power: power)
+    for range in holes.union(zeroes(&random)).ranges {
+      state.source.fill(
+        from: range.lowerBound, [UInt8](repeating: 0, count: Int(range.length.bytes)))
+    }
     var options = ImagingJob.Options()
+    var content = CopyContent()
+    content.holes = inRegion(holes, region)
+    content.shortestZeroRun = random.element(of: [nil, 1, 16])
+    content.blankDestinations =
+      sabotage == .dirtyBlank ? Set(state.targets.indices) : state.blank
+    let mayCompare = random.chance(1, in: 4)
     options.saveInterval = .milliseconds(random.element(of: [2, 10, 1000]))
     options.window = random.element(of: [16, 64])
     options.fill = random.element(of: [nil, nil, .zeros, .marker])
@@ -71,11 +97,14 @@ struct RescueWorld: Sendable {
     order.readsInFlight = random.element(of: [1, 4])
     order.retries = 3
     let lost = Loss(
-      blocks: lostBlocks(bad, block, region), sectors: bad.intersection(RangeSet(region)))
+      blocks: lostBlocks(bad, block, region).subtracting(holes),
+      sectors: bad.intersection(RangeSet(region)))
     // Some begin without a rescue, and learn that they need one.
     var isRescue = random.chance(2, in: 3)
     for round in 0..<12 {
       options.rescue = isRescue ? order : nil
+      content.differencesOnly = mayCompare && !isRescue
+      options.content = content
       let result = try await once(state, region, start, options, loop)
       if power.isOff || result == nil {
         power.turnOff()
@@ -87,6 +116,8 @@ struct RescueWorld: Sendable {
         if end { return power.operations }
       }
       isRescue = true
+      // Something has been written: they aren't what they were.
+      content.blankDestinations = sabotage == .dirtyBlank ? content.blankDestinations : []
       if round >= 3 {
         for target in state.targets where sabotage == .none { target.plan = .init() }
       }
@@ -121,6 +152,23 @@ struct RescueWorld: Sendable {
       }
     }
     return plan
+  }
+
+  /// Some places.
+  private func zeroes(_ random: inout SeededRandom) -> RangeSet<Sector> {
+    var zeroes = RangeSet<Sector>()
+    for _ in 0..<random.next(upperBound: UInt64(4)) {
+      zeroes.insert(random.range(in: 0..<Self.count, longest: 60))
+    }
+    return zeroes
+  }
+
+  /// The part of the region, counted from its start.
+  private func inRegion(_ sectors: RangeSet<Sector>, _ region: Range<Sector>) -> RangeSet<Sector> {
+    RangeSet(
+      sectors.intersection(RangeSet(region)).ranges.map {
+        $0.lowerBound - region.lowerBound..<$0.upperBound - region.lowerBound
+      })
   }
 
   private func targetFaults(_ random: inout SeededRandom) -> FaultPlan {
@@ -183,7 +231,7 @@ struct RescueWorld: Sendable {
     return result
   }
 
-  /// Nothing is read again that all have, but for a few samples.
+  /// Nothing is read that all have, or that is a hole, but for a few samples.
   private func checkReads(
     _ state: State, _ resumption: Resumption, _ region: Range<Sector>
   ) throws {
@@ -194,7 +242,7 @@ struct RescueWorld: Sendable {
     for request in state.source.log {
       if let sectors = request.sectors { again.insert(sectors) }
     }
-    again.formIntersection(all)
+    again.formIntersection(all.union(state.holes))
     try ensure(again.sectorCount <= 16, "read again: \(again)")
   }
 
@@ -214,8 +262,7 @@ struct RescueWorld: Sendable {
       try ensure(claimed.subtracting(durable).isEmpty, "the map claims more than the record")
       for range in durable.ranges {
         let there = range.shifted(by: start - Sector(0)).lowerBound - region.lowerBound
-        let mismatch = target.mismatch(
-          there..<there + range.length, with: Pattern("src"), from: range.lowerBound)
+        let mismatch = target.mismatch(from: there, with: state.source.contents(range))
         if let mismatch { throw CheckFailure("claimed and not there: \(mismatch)") }
       }
     }
@@ -233,14 +280,15 @@ struct RescueWorld: Sendable {
     }
     for (index, target) in state.targets.enumerated() {
       let destination = result.destinations[index]
-      var expected = Pattern(target.name).bytes(0..<target.sectorCount)
+      let before = state.before[index]
+      var expected = before
       func put(_ sectors: RangeSet<Sector>, _ bytes: (Range<Sector>) -> [UInt8]) {
         for range in sectors.ranges {
           let there = start + (range.lowerBound - region.lowerBound)
           expected.overwrite(at: Int(there.bytes), with: bytes(range))
         }
       }
-      put(destination.written) { Pattern("src").bytes($0) }
+      put(destination.written) { state.source.contents($0) }
       put(destination.filled) { filling($0, options.fill) }
       guard destination.failure == nil else { continue }
       // What failed or was cut off before may have left anything that isn't claimed.
@@ -256,8 +304,11 @@ struct RescueWorld: Sendable {
       }
       let beyond = start + region.length
       try ensure(
-        target.mismatch(0..<start, with: Pattern(target.name)) == nil
-          && target.mismatch(beyond..<target.sectorCount, with: Pattern(target.name)) == nil,
+        target.mismatch(with: before.copy(at: 0, count: Int(start.bytes))) == nil
+          && target.mismatch(
+            from: beyond,
+            with: before.copy(
+              at: Int(beyond.bytes), count: before.count - Int(beyond.bytes))) == nil,
         "written beside the region")
     }
     guard result.ending == .finished, options.rescue != nil,

@@ -3,17 +3,19 @@ import Testing
 
 /// Holes, hashes, differences, verifying and clones, as the command does them.
 @Suite struct ContentCopyTests {
-  /// 8 MiB of which the first, 100 KB in the middle and the end are data.
-  private static func sparse(_ folder: Folder, _ name: String = "src") throws -> Data {
+  /// 8 MiB of which the first, as much in the middle and the end are data.
+  static func sparse(
+    _ folder: Folder, _ name: String = "src", piece length: Int = 100_000
+  ) throws -> Data {
     var data = Data(count: (8 << 20) + 700)
-    let piece = pattern(100_000)
-    for offset in [0, 5_000_000, data.count - 100_000] {
+    let piece = pattern(length)
+    for offset in [0, 5_000_000, data.count - length] {
       data.replaceSubrange(offset..<offset + piece.count, with: piece)
     }
     _ = FileManager.default.createFile(atPath: folder.file(name), contents: nil)
     let file = try FileHandle(forWritingTo: URL(fileURLWithPath: folder.file(name)))
     try file.truncate(atOffset: UInt64(data.count))
-    for offset in [0, 5_000_000, data.count - 100_000] {
+    for offset in [0, 5_000_000, data.count - length] {
       try file.seek(toOffset: UInt64(offset))
       try file.write(contentsOf: piece)
     }
@@ -21,12 +23,12 @@ import Testing
     return data
   }
 
-  private static func allocated(_ path: String) -> Int {
+  static func allocated(_ path: String) -> Int {
     var status = stat()
     return stat(path, &status) == 0 ? Int(status.st_blocks) * 512 : -1
   }
 
-  private static func tool(_ name: String, _ arguments: [String]) throws -> String? {
+  static func tool(_ name: String, _ arguments: [String]) throws -> String? {
     let process = Process()
     let output = Pipe()
     process.executableURL = URL(fileURLWithPath: "/usr/bin/env")

@@ -37,7 +37,8 @@ import Testing
     }
   }
 
-  private func checkClaims(_ names: String...) throws {
+  private func checkClaims(_ names: String..., of source: Data? = nil) throws {
+    let source = source ?? self.source
     for name in names {
       let copy = try folder.read(name)
       for range in try claims() {
@@ -80,6 +81,45 @@ import Testing
     }
     #expect(try copy("a").status == 0)
     #expect(try folder.read("a") == source)
+  }
+
+  @Test(arguments: [[], ["--rescue"], ["--diff"]])
+  func `holes stay holes, also in old files and after a kill`(_ more: [String]) throws {
+    let data = try ContentCopyTests.sparse(folder, "holes", piece: 1_500_000)
+    try folder.write("old", Data(repeating: 0xaa, count: data.count))
+    let arguments = ["copy", "--map", "map", "holes", "new", "old"] + more
+    let running = try Command.start(arguments + Self.slow, in: folder)
+    while running.process.isRunning, try claims().isEmpty { usleep(2000) }
+    kill(running.process.processIdentifier, SIGKILL)
+    running.process.waitUntilExit()
+    #expect(try claims().reduce(0) { $0 + $1.count } < data.count)
+    try checkClaims("new", "old", of: data)
+    let outcome = try Command.run(arguments + ["--json"], in: folder)
+    #expect(outcome.status == 0, "\(outcome.errors)")
+    #expect(try folder.read("new") == data && folder.read("old") == data)
+    let allocated = ["holes", "new", "old"].map { ContentCopyTests.allocated(folder.file($0)) }
+    #expect(allocated[1] <= allocated[0])
+    #expect(outcome.output.contains("\"bytesAllocated\" : \(allocated[2])"), "\(outcome.output)")
+  }
+
+  @Test(arguments: [[], ["--rescue"]])
+  func `zeros found become holes, as without a map`(_ more: [String]) throws {
+    let data = try ContentCopyTests.sparse(folder)
+    try folder.write("full", data)
+    try folder.write("old", Data(repeating: 0xaa, count: data.count))
+    let outcome = try Command.run(
+      ["copy", "--sparse", "always", "--map", "map", "full", "new", "old"] + more, in: folder)
+    #expect(outcome.status == 0 && outcome.output.contains("allocated"), "\(outcome)")
+    #expect(try folder.read("new") == data && folder.read("old") == data)
+    let plain = try Command.run("copy", "--sparse", "always", "full", "plain", in: folder)
+    #expect(plain.status == 0)
+    let most = ContentCopyTests.allocated(folder.file("plain"))
+    #expect(ContentCopyTests.allocated(folder.file("new")) <= most)
+    #expect(ContentCopyTests.allocated(folder.file("old")) < data.count / 2)
+    let never = try Command.run(
+      ["copy", "--sparse", "never", "--map", "other", "src", "filled"] + more, in: folder)
+    #expect(never.status == 0)
+    #expect(ContentCopyTests.allocated(folder.file("filled")) >= data.count)
   }
 
   @Test func `one map, one run`() throws {

@@ -35,10 +35,10 @@ public actor ImagingJob {
     public var flushes = true
     /// How the engine copies, where it does.
     public var copyOptions: CopyOptions = .dropFailedDestinations
-    /// What is known of the content, for what the engine copies; destinations that are blank hold
-    /// nothing that is to be gone on with.
+    /// What is known of the content, and what is made of it. Destinations that are blank hold
+    /// nothing that is to be gone on with. A rescue doesn't look for differences.
     public var content: CopyContent?
-    /// How much the engine is given at once.
+    /// How much data the engine is given at once.
     public var window = Sector(holding: 32 << 20)
 
     /// A copy without a rescue.
@@ -99,6 +99,8 @@ public actor ImagingJob {
   let targets: [IORegion]
   let client: KcopydClient
   let options: Options
+  /// What of the source needn't be read; sectors of the source.
+  private let holes: RangeSet<Sector>
   private let keeping: Keeping?
   private let finishedBefore: Sector
   let pool: PagePool
@@ -139,6 +141,7 @@ public actor ImagingJob {
     self.client = client
     self.options = options
     self.keeping = keeping
+    holes = options.content?.holes.shifted(by: source.sector) ?? RangeSet()
     samples = resumption.samples
     ledger = Ledger(durable: resumption.durable)
     filled = Array(repeating: RangeSet(), count: targets.count)
@@ -152,7 +155,8 @@ public actor ImagingJob {
       let each = PagePool.pages(holding: max(rescue.cluster, rescue.block))
       pool = try PagePool(pageCount: each * max(1, rescue.readsInFlight) + 1)
     } else {
-      order = .straight(StraightPlan(map, domain: source.sectors, window: options.window))
+      order = .straight(
+        StraightPlan(map, domain: source.sectors, holes: holes, window: options.window))
       pool = try PagePool(pageCount: 1)
     }
   }
@@ -175,6 +179,7 @@ public actor ImagingJob {
     lastGoodRead = loop.now
     await withDiscardingTaskGroup { group in
       group.addTask(executorPreference: loop) { await self.keepSaving() }
+      if options.rescue != nil { await settleHoles() }
       await withDiscardingTaskGroup { workers in
         let count = options.rescue?.readsInFlight ?? 2
         for _ in 0..<max(1, count) {
@@ -198,6 +203,27 @@ public actor ImagingJob {
       readErrors: readErrors, readFailures: readFailures, mapFailure: mapFailure,
       finishedBefore: finishedBefore)
   }
+
+  /// A rescue begins with what it needn't read.
+  private func settleHoles() async {
+    let finished = order.map.sectors([.finished], in: source.sectors)
+    for hole in holes.subtracting(finished).ranges {
+      var rest = hole
+      while !rest.isEmpty {
+        checkEnd()
+        guard ending == nil else { return }
+        let piece = rest.lowerBound..<min(rest.upperBound, rest.lowerBound + Self.largestHole)
+        rest = piece.upperBound..<rest.upperBound
+        let settled = await move(piece).copied
+        guard case .rescue(var plan) = order else { return }
+        plan.settle(settled)
+        order = .rescue(plan)
+      }
+    }
+  }
+
+  /// As much of a hole as is dealt with at once: a command each 16 MiB, or none.
+  private static let largestHole = Sector(holding: 1 << 30)
 
   private func work() async {
     while let range = await nextRange() {

@@ -5,12 +5,24 @@ import Kcopyd
 extension ImagingJob {
   // MARK: By the engine
 
-  /// Copies a window: in pieces, each to those that lack it.
+  /// Copies a window of a copy that isn't a rescue.
   func copy(_ window: Range<Sector>) async {
+    let start = loop.now
+    let (copied, failed) = await move(window)
+    guard case .straight(var plan) = order else { return }
+    plan.finish(copied: copied, failed: failed, after: start.duration(to: loop.now))
+    order = .straight(plan)
+    if !failed.isEmpty { end(.readError) }
+  }
+
+  /// Copies sectors in pieces, each to those that lack it; what all have then, and what can't be
+  /// read.
+  func move(
+    _ window: Range<Sector>
+  ) async -> (copied: RangeSet<Sector>, failed: RangeSet<Sector>) {
     var copied = RangeSet<Sector>()
     var failed = RangeSet<Sector>()
     var rest = window
-    let start = loop.now
     while !rest.isEmpty, failed.isEmpty, !wasCancelled, !ledger.alive.isEmpty {
       let (piece, takers) = ledger.uniform(rest)
       rest = piece.upperBound..<rest.upperBound
@@ -22,10 +34,7 @@ extension ImagingJob {
         failed.formUnion(outcome.failed)
       }
     }
-    guard case .straight(var plan) = order else { return }
-    plan.finish(copied: copied, failed: failed, after: start.duration(to: loop.now))
-    order = .straight(plan)
-    if !failed.isEmpty { end(.readError) }
+    return (copied, failed)
   }
 
   private func copy(
@@ -120,14 +129,20 @@ extension ImagingJob {
   }
 
   private func write(_ range: Range<Sector>, from buffer: IOBuffer, to index: Int) async {
+    let content = options.content ?? CopyContent()
+    let zeroes = ZeroTreatment(content, destination: targets[index], index: index)
     for part in ledger.lacking(index, of: range).ranges {
-      do throws(IOFailure) {
-        try await targets[index].device.write(
-          target(index, part),
-          from: buffer.slice(part.lowerBound - range.lowerBound, part.length))
-        ledger.note(written: RangeSet(part), by: index)
-      } catch {
-        return ledger.note(failure: error, of: index)
+      let data = buffer.slice(part.lowerBound - range.lowerBound, part.length)
+      let there = target(index, part)
+      for piece in zeroes.pieces(of: data, at: there.lowerBound) {
+        do throws(IOFailure) {
+          try await piece.perform(
+            with: data, from: there.lowerBound, of: targets[index].device,
+            mayUnmap: content.mayUnmap)
+          ledger.note(written: RangeSet(piece.sectors.shifted(by: part.lowerBound)), by: index)
+        } catch {
+          return ledger.note(failure: error, of: index)
+        }
       }
     }
   }

@@ -262,6 +262,11 @@ public struct RescuePlan: Sendable {
 
   // MARK: Outcomes
 
+  /// Takes in what needs no reading: it is there, and none of it is being read.
+  public mutating func settle(_ sectors: RangeSet<Sector>) {
+    for range in sectors.ranges { map.set(range, .finished) }
+  }
+
   /// Takes in what became of a read: the first `good` of its sectors could be read.
   ///
   /// - Parameter wasSlow: whether it took too long; while copying the area is left for later.

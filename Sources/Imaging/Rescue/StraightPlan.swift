@@ -12,12 +12,23 @@ struct StraightPlan: Sendable {
   private let largestWindow: Sector
   private var window: Sector
   private let windowsInFlight: Int
+  /// Ascending.
+  private let holes: [Range<Sector>]
+  /// The first hole that doesn't lie before `position`.
+  private var nextHole = 0
   private var inFlight = 0
   private var hasStopped = false
 
-  init(_ map: StatusMap, domain: Range<Sector>, window: Sector, windowsInFlight: Int = 2) {
+  /// - Parameters:
+  ///   - holes: what costs nearly nothing; sectors like those of the domain.
+  ///   - window: the most data of a window.
+  init(
+    _ map: StatusMap, domain: Range<Sector>, holes: RangeSet<Sector> = .init(), window: Sector,
+    windowsInFlight: Int = 2
+  ) {
     self.map = map
     self.domain = domain
+    self.holes = Array(holes.ranges)
     largestWindow = window
     self.window = min(window, Self.smallestWindow)
     self.windowsInFlight = windowsInFlight
@@ -25,6 +36,8 @@ struct StraightPlan: Sendable {
   }
 
   static let smallestWindow = Sector(holding: 1 << 20)
+  /// A hole counts as this part of its length.
+  static let holePart: UInt64 = 32
 
   private static let unfinished = Set(BlockStatus.allCases).subtracting([.finished])
 
@@ -37,10 +50,35 @@ struct StraightPlan: Sendable {
     guard inFlight < windowsInFlight else { return .wait }
     // Runs of several statuses are one to this plan: cut by the window only.
     let end = map.first([.finished], in: run.lowerBound..<domain.upperBound)?.sectors.lowerBound
-    let range = run.lowerBound..<min(end ?? domain.upperBound, run.lowerBound + window)
+    while nextHole < holes.count, holes[nextHole].upperBound <= run.lowerBound { nextHole += 1 }
+    let range = run.lowerBound..<self.end(from: run.lowerBound, limit: end ?? domain.upperBound)
     position = range.upperBound
     inFlight += 1
     return .read(range)
+  }
+
+  /// Where a window ends that starts there, `limit` at most.
+  private func end(from start: Sector, limit: Sector) -> Sector {
+    var position = start
+    // In parts of a sector.
+    var rest = window * Self.holePart
+    var index = nextHole
+    while rest > .zero, position < limit {
+      let hole = index < holes.count ? holes[index] : limit..<limit
+      if position < hole.lowerBound {
+        let data = min(
+          Sector(rest.rawValue / Self.holePart), min(hole.lowerBound, limit) - position)
+        guard data > .zero else { break }
+        position += data
+        rest -= data * Self.holePart
+      } else {
+        let zeroes = min(rest, min(hole.upperBound, limit) - position)
+        position += zeroes
+        rest -= zeroes
+        index += 1
+      }
+    }
+    return position
   }
 
   /// Takes in what became of a window, and how long it took: what is done is known by windows, so

@@ -74,14 +74,15 @@ struct ContentOptions: ParsableArguments {
       window: window, expected: expected, verifyRetries: verify ? verifyRetries : nil)
   }
 
-  /// Refuses what a copy with a map, or a rescue, doesn't do: its pieces come in any order.
-  func refuseWithMap() throws(Refusal) {
-    let given: [(Bool, String)] = [
-      (hash != nil, "--hash"), (verify, "--verify"), (diff, "--diff"),
-      (sparse != .auto, "--sparse"), (clone != .auto, "--clone"),
-    ]
-    guard let option = given.first(where: \.0)?.1 else { return }
-    throw Refusal("\(option) can't be used with --map or --rescue")
+  /// Refuses what a copy with a map, or a rescue, doesn't do.
+  func refuseWithMap(isRescue: Bool) throws(Refusal) {
+    let given: [(Bool, String)] = [(hash != nil, "--hash"), (verify, "--verify")]
+    if let option = given.first(where: \.0)?.1 {
+      throw Refusal("\(option) can't be used with --map or --rescue")
+    }
+    if isRescue, diff {
+      throw Refusal("--diff can't be used with --rescue: a rescue writes what it could read")
+    }
   }
 
   private func digest(_ text: String) throws(Refusal) -> String {

@@ -46,14 +46,14 @@ struct CopyCommand: AsyncParsableCommand {
     try rescue.check(with: options)
     let isWhole = from == .zero && to == .zero && count == nil && !rescue.isWanted
     let request = try content.makeRequest(options, isWhole: isWhole)
-    if rescue.isWanted { try content.refuseWithMap() }
+    if rescue.isWanted { try content.refuseWithMap(isRescue: rescue.rescue) }
     let engine = try options.engine.makeEngine()
     let source = try await Source(
       source, from: from, count: count, options: options, on: engine.loop)
     if rescue.isWanted {
       let copy = MappedCopy(
-        source: source, paths: destinations, start: to, rescue: rescue, options: options,
-        engine: engine, interruption: interruption)
+        source: source, paths: destinations, start: to, rescue: rescue, request: request,
+        options: options, engine: engine, interruption: interruption)
       return try show(try await copy.run(), options)
     }
     let report = try await copyAll(

@@ -9,6 +9,8 @@ struct ImagingReport {
   let names: [String]
   /// New files whose names couldn't be made durable, by destination.
   let nameFailures: [Int: IOFailure]
+  /// The bytes of storage that regular files take, by destination.
+  let allocated: [UInt64?]
   let map: String?
   let sourceName: String
   let sourceByteCount: UInt64
@@ -76,7 +78,13 @@ struct ImagingReport {
     return "copied \(Format.bytes(wanted)) to \(places)"
       + (result.finishedBefore > .zero ? ", the last \(Format.bytes(now))" : "")
       + " in \(Format.duration(duration)) (\(Format.rate(Double(now) / seconds)))"
-      + (isSynced ? ", durable" : ", not synced")
+      + (isSynced ? ", durable" : ", not synced") + allocation(wanted)
+  }
+
+  /// How much the largest file takes, where that is less than its content.
+  private func allocation(_ wanted: UInt64) -> String {
+    guard let most = allocated.compactMap(\.self).max(), most < wanted else { return "" }
+    return ", \(Format.bytes(most)) allocated"
   }
 
   private var headline: String {
@@ -154,6 +162,7 @@ struct ImagingReport {
     struct Destination: Encodable {
       let path: String
       let bytesWritten: UInt64
+      let bytesAllocated: UInt64?
       let durable: Bool
       let complete: Bool
       let missing: [Range]
@@ -189,7 +198,7 @@ struct ImagingReport {
         let failures = [destination.failure, nameFailures[index]].compactMap { $0 }
         return .init(
           path: names[index], bytesWritten: bytes(destination.written),
-          durable: isDurable(index), complete: isComplete(index),
+          bytesAllocated: allocated[index], durable: isDurable(index), complete: isComplete(index),
           missing: ranges(result.missing(index), from: first),
           filled: ranges(destination.filled, from: first), errors: failures.map(failure))
       })

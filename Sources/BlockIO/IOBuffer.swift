@@ -28,6 +28,13 @@ public struct IOBuffer: @unchecked Sendable {
     self.byteCount = byteCount
   }
 
+  /// A view of memory that isn't the engine's, `byteCount` bytes from `base` on: a multiple of 512.
+  /// Whoever makes it answers for the memory being there, and nobody else's, until each request
+  /// that was given the view has ended.
+  public static func foreign(_ base: UnsafeMutableRawPointer, byteCount: Int) -> IOBuffer {
+    IOBuffer(base: base, byteCount: byteCount)
+  }
+
   /// The length in sectors.
   public var sectorCount: Sector { Sector(UInt64(byteCount) / Sector.byteCount) }
 

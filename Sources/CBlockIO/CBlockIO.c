@@ -16,6 +16,10 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #ifdef __linux__
 #include <linux/falloc.h>
 #include <linux/fs.h>
@@ -28,6 +32,15 @@
 #else
 #include <sys/disk.h>
 #endif
+
+void blockio_keep_freed_memory(size_t resting) {
+#ifdef __GLIBC__
+    mallopt(M_MMAP_THRESHOLD, 32 << 20);
+    mallopt(M_TRIM_THRESHOLD, (int)resting);
+#else
+    (void)resting;
+#endif
+}
 
 static int result(int value) { return value < 0 ? -errno : value; }
 static ssize_t transferred(ssize_t value) { return value < 0 ? -errno : value; }

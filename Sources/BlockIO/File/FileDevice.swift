@@ -52,11 +52,15 @@ public final class FileDevice: BlockDevice {
 
   // MARK: Transfers
 
+  /// The largest transfer that is tried on the spot: handing it to a thread and back costs as much
+  /// as copying that.
+  private static let onTheSpotLimit = Sector(holding: 256 << 10)
+
   public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
     precondition(buffer.sectorCount == sectors.length)
     try check(sectors, for: .read)
     if let direct { return try await direct.read(sectors, into: buffer, loop: loop) }
-    if buffer.sectorCount <= PageCachedCopy.onTheSpotLimit,
+    if buffer.sectorCount <= Self.onTheSpotLimit,
       try cached.readOnTheSpot(sectors, into: buffer) == .done
     {
       return
@@ -83,7 +87,7 @@ public final class FileDevice: BlockDevice {
         }
       }.get()
     }
-    if buffer.sectorCount <= PageCachedCopy.onTheSpotLimit,
+    if buffer.sectorCount <= Self.onTheSpotLimit,
       try cached.writeOnTheSpot(sectors, from: buffer) == .done
     {
       return

@@ -12,6 +12,10 @@
 // An address-sized name of the calling thread, valid while it lives.
 static inline uintptr_t blockio_current_thread(void) { return (uintptr_t)pthread_self(); }
 
+// Has freed memory stay in the process up to `resting` bytes, and pieces of less than 32 MiB come
+// from there.
+void blockio_keep_freed_memory(size_t resting);
+
 // Nanoseconds of the monotonic clock.
 static inline int64_t blockio_monotonic_nanoseconds(void) {
     struct timespec now;

@@ -20,6 +20,7 @@ public enum DaemonService {
     let logger = makeLogger(settings.logLevel)
     let folder = try StateFolder(settings.state)
     let state = try initialState(try folder.load(), file, logger)
+    ProcessMemory.keepFreed()
     let network = try await startLoop(logger)
     let keeper = try await startKeeper(state, settings, folder, on: network, logger)
     let inherited = Systemd.inheritedSockets()

@@ -27,8 +27,9 @@ actor Connection {
 
   /// What has come and isn't understood yet.
   var input = ByteBuffer()
-  /// A write whose data are still coming. Its bytes count as under way.
+  /// A write whose data are still coming, and those that have come. Its bytes count as under way.
   var begun: RequestHeader?
+  var data = ReceivedData()
   /// Since when part of a request has been there.
   var partSince: LoopInstant?
   /// Whether the next request is there, and has to wait for the bytes that all connections share.

@@ -38,21 +38,17 @@ extension Connection {
     while case .transmitting(let agreement, let export) = phase, !isSaturated {
       guard let request = nextRequest() else { break }
       if request.command == .disconnect { return finish() }
-      var data = ByteBuffer()
       if request.command == .write {
         if begun == nil { take(weight(of: request)) }
-        guard let slice = input.readSlice(length: Int(request.length)) else {
-          begun = request
-          input.reserveCapacity(Int(request.length))
-          break
-        }
-        data = slice
+        begun = request
+        guard data.take(Int(request.length), from: &input) else { break }
         begun = nil
       } else {
         take(weight(of: request))
       }
       hasStarted = true
       start(request, data, agreement, export)
+      data = ReceivedData()
     }
     if input.readableBytes == 0 { input.clear() } else { input.discardReadBytes() }
     let isPartThere = begun != nil || (input.readableBytes > 0 && !isSaturated)
@@ -61,9 +57,7 @@ extension Connection {
 
   /// The request whose data are coming, or the next one.
   private func nextRequest() -> RequestHeader? {
-    if let begun {
-      return input.readableBytes >= Int(begun.length) ? begun : nil
-    }
+    if let begun { return begun }
     guard input.readableBytes >= RequestHeader.size else { return nil }
     let start = input.readerIndex
     guard let request = RequestHeader(&input) else {
@@ -120,11 +114,12 @@ extension Connection {
     partSince = nil
     guard let request = begun else { return }
     begun = nil
+    data = ReceivedData()
     giveBack(weight(of: request))
   }
 
   private func start(
-    _ request: RequestHeader, _ data: ByteBuffer, _ agreement: Agreement, _ export: Export
+    _ request: RequestHeader, _ data: ReceivedData, _ agreement: Agreement, _ export: Export
   ) {
     inFlight += 1
     export.counters.begin()
@@ -155,7 +150,7 @@ extension Connection {
 
   /// Does a request and answers it; true if it failed.
   private func serve(
-    _ request: RequestHeader, _ data: ByteBuffer, _ agreement: Agreement, _ export: Export
+    _ request: RequestHeader, _ data: ReceivedData, _ agreement: Agreement, _ export: Export
   ) async -> Bool {
     let answers = AnswerWriter(cookie: request.cookie, isStructured: agreement.isStructured)
     if let (error, reason) = export.refusal(of: request, agreement, limits) {
@@ -199,6 +194,10 @@ extension Connection {
   private func read(
     _ request: RequestHeader, _ answers: AnswerWriter, _ export: Export
   ) async throws(IOFailure) {
+    if request.length >= Self.copiedAnswer, let content = try await export.readWhole(request.bytes)
+    {
+      return answer(with: content) { answers.writeReadHead(request, to: &$0) }
+    }
     var content = ByteBuffer()
     content.reserveCapacity(answers.readHead + Int(request.length))
     answers.writeReadHead(request, to: &content)
@@ -211,12 +210,23 @@ extension Connection {
   /// More than that is sent at once. It has to be sent rather than only handed over: with TLS the
   /// channel counts as writable until then.
   private static let outputLimit = 256 << 10
+  /// Smaller contents are copied behind the other answers: that costs less than a buffer more.
+  private static let copiedAnswer = 32 << 10
 
   /// Puts an answer behind the others; they go out together.
   private func answer(_ write: (inout ByteBuffer) -> Void) {
     if case .closed = phase { return }
     write(&output)
     if output.readableBytes >= Self.outputLimit { sendOutput() }
+  }
+
+  /// As above, with a content to follow; goes out at once, while the processor has it in its cache.
+  private func answer(with content: ByteBuffer, _ write: (inout ByteBuffer) -> Void) {
+    if case .closed = phase { return }
+    write(&output)
+    channel.write(output, promise: nil)
+    output = ByteBuffer()
+    channel.writeAndFlush(content, promise: nil)
   }
 
   private func planFlush() {

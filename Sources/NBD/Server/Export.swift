@@ -122,6 +122,23 @@ public actor Export {
     }
   }
 
+  /// Reads whole sectors into memory that can be sent as it is; nil for bytes that aren't.
+  func readWhole(_ bytes: Range<UInt64>) async throws(IOFailure) -> ByteBuffer? {
+    guard bytes.lowerBound % Sector.byteCount == 0, bytes.upperBound % Sector.byteCount == 0 else {
+      return nil
+    }
+    let memory = AnswerMemory(byteCount: bytes.count)
+    let first = cover(bytes).lowerBound
+    var done = Sector.zero
+    while done < memory.buffer.sectorCount {
+      let count = min(memory.buffer.sectorCount - done, Sector(holding: Self.pieceBytes))
+      try await device.read(
+        first + done..<first + done + count, into: memory.buffer.slice(done, count))
+      done = done + count
+    }
+    return memory.take()
+  }
+
   /// Reads bytes to have them in the cache.
   func cache(_ bytes: Range<UInt64>) async throws(IOFailure) {
     try await inPieces(bytes) { (piece) throws(IOFailure) in
@@ -134,13 +151,13 @@ public actor Export {
   // MARK: Writing
 
   /// Writes `data` from the byte `start` on.
-  func write(_ data: ByteBuffer, at start: UInt64, isDurable: Bool) async throws(IOFailure) {
+  func write(_ data: ReceivedData, at start: UInt64, isDurable: Bool) async throws(IOFailure) {
     let options: WriteOptions = isDurable ? .durable : []
-    let bytes = start..<start + UInt64(data.readableBytes)
+    let bytes = start..<start + UInt64(data.count)
     try await inPieces(bytes) { (piece) throws(IOFailure) in
       let part = Int(piece.lowerBound - start)..<Int(piece.upperBound - start)
       try await put(piece, options) { buffer, offset in
-        buffer.store(data.readableBytesSpan.extracting(part), at: offset)
+        data.store(part, into: buffer, at: offset)
       }
     }
   }

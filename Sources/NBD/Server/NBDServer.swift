@@ -149,9 +149,11 @@ public actor NBDServer {
       let channel: any Channel
       switch address {
       case .unix(let path):
-        channel = try await bootstrap.bind(
-          unixDomainSocketPath: path, cleanupExistingSocketFile: true
-        ).get()
+        // As much as the system allows: an answer of 256 KiB in one piece. TCP finds its own size.
+        channel =
+          try await bootstrap
+          .childChannelOption(.socketOption(.so_sndbuf), value: 4 << 20)
+          .bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true).get()
       case .tcp(let host, let port):
         channel =
           try await bootstrap

@@ -113,6 +113,31 @@ struct ControlTests {
     _ = await running.result
   }
 
+  /// Whoever is told that a request was refused takes it that nothing has been done.
+  @Test func aDaemonThatEndsBeforeItAnswersIsNoRefusal() async throws {
+    let folder = FileManager.default.temporaryDirectory
+      .appendingPathComponent("kc-\(UUID().uuidString.prefix(8))").path
+    try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(atPath: folder) }
+    let path = "\(folder)/s"
+    let absent = await #expect(throws: ControlFailure.self) {
+      try await ControlClient.send(.clear(name: "x"), to: path)
+    }
+    #expect(absent?.kind == .refused)
+    let listener = try await ServerBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+      .childChannelInitializer { channel in
+        channel.eventLoop.scheduleTask(in: .milliseconds(100)) { channel.close(promise: nil) }
+        return channel.eventLoop.makeSucceededVoidFuture()
+      }
+      .bind(unixDomainSocketPath: path).get()
+    let failure = await #expect(throws: ControlFailure.self) {
+      try await ControlClient.send(.clear(name: "x"), to: path)
+    }
+    #expect(failure?.kind == .failed)
+    #expect(failure?.message.contains("ended before it answered") == true)
+    try await listener.close()
+  }
+
   /// Sends bytes, and whether the other end has closed then.
   private static func send(_ data: Data, to path: String) async throws -> Bool {
     let channel = try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)

@@ -245,12 +245,22 @@ struct DaemonCommandTests {
 
   /// Ten rounds of `Interop/daemon-kill`, which says more of itself.
   @Test func nothingIsLostOverKillsUnderLoad() throws {
-    let script = URL(fileURLWithPath: #filePath).deletingLastPathComponent()
-      .appendingPathComponent("../../Interop/daemon-kill").standardizedFileURL
+    try interop("daemon-kill", "10", "5", says: "nothing lost")
+  }
+
+  /// A client of the device stays connected while snapshots are taken, dropped and merged, …
+  @Test func aClientGoesOnThroughAllChanges() throws {
+    try interop("live-changes", "2", "5", says: "requests of one connection")
+  }
+
+  /// Runs a script of `Interop/` that works with libnbd.
+  private func interop(_ script: String, _ arguments: String..., says text: String) throws {
     let folder = try Folder()
     let process = Process()
-    process.executableURL = script
-    process.arguments = ["10", "5"]
+    process.executableURL =
+      URL(fileURLWithPath: #filePath).deletingLastPathComponent()
+      .appendingPathComponent("../../Interop/\(script)").standardizedFileURL
+    process.arguments = arguments
     process.environment = ProcessInfo.processInfo.environment
       .merging(["KCOPYD": Command.path, "TMPDIR": "/tmp"]) { $1 }
     try folder.write("out", Data())
@@ -263,7 +273,7 @@ struct DaemonCommandTests {
       return print("skipped: python3-libnbd isn't installed")
     }
     #expect(process.terminationStatus == 0, "\(output)")
-    #expect(output.contains("nothing lost"))
+    #expect(output.contains(text))
   }
 
   @Test func waitingIsGivenUpByTheClientAlone() throws {

@@ -16,9 +16,9 @@ public enum ControlClient {
       _, _, _ in
     }
   ) async throws(ControlFailure) -> ControlAnswer {
-    let reply: ControlReply
+    let channel: NIOAsyncChannel<ByteBuffer, ByteBuffer>
     do {
-      let channel = try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
+      channel = try await ClientBootstrap(group: MultiThreadedEventLoopGroup.singleton)
         .connect(unixDomainSocketPath: path) { channel in
           channel.eventLoop.makeCompletedFuture {
             try channel.pipeline.syncOperations.addHandler(ByteToMessageHandler(LineDecoder()))
@@ -26,29 +26,33 @@ public enum ControlClient {
               wrappingChannelSynchronously: channel)
           }
         }
-      reply = try await channel.executeThenClose { inbound, outbound in
-        try await outbound.write(ControlWire.encode(request))
-        for try await line in inbound {
-          let reply = try ControlWire.decodeReply(line)
-          guard case .progress(let done, let total, let text) = reply else { return reply }
-          progress(done, total, text)
-        }
-        throw ControlFailure.failed(
-          "the daemon ended before it answered; it takes up what it had begun when it is started "
-            + "again")
-      }
-    } catch let failure as ControlFailure {
-      throw failure
     } catch {
       let reason = (error as? IOError).map { "\(Errno(rawValue: $0.errnoCode))" } ?? "\(error)"
       throw .refused(
         "no daemon answers at '\(path)': \(reason); start one with kcopyd serve, or name its "
           + "socket with --socket")
     }
-    switch reply {
-    case .done(let answer): return answer
-    case .failed(let failure): throw failure
-    case .progress: throw .failed("the daemon ended before it answered")
+    // From here on it may have begun: whatever goes wrong is no refusal.
+    do {
+      return try await channel.executeThenClose { inbound, outbound in
+        try await outbound.write(ControlWire.encode(request))
+        for try await line in inbound {
+          switch try ControlWire.decodeReply(line) {
+          case .progress(let done, let total, let text): progress(done, total, text)
+          case .done(let answer): return answer
+          case .failed(let failure): throw failure
+          }
+        }
+        throw ControlFailure.failed(Self.unanswered)
+      }
+    } catch let failure as ControlFailure {
+      throw failure
+    } catch {
+      throw .failed(Self.unanswered)
     }
   }
+
+  private static let unanswered =
+    "the daemon ended before it answered; what it had begun it takes up when it is started again, "
+    + "and kcopyd dm table shows what there is"
 }

@@ -61,10 +61,11 @@ public enum ControlRequest: Codable, Hashable, Sendable {
 
   /// Snapshots of one or several devices, all of one instant.
   case snapshotTake(snapshots: [SnapshotOrder], export: Bool)
-  /// Gives a snapshot up.
-  case snapshotDrop(name: String)
-  /// Merges a snapshot back into its origin while that is in use.
-  case snapshotMerge(name: String, isDetached: Bool)
+  /// Gives a snapshot up. While its own export has clients only if `force` ends their connections;
+  /// those of the origin go on.
+  case snapshotDrop(name: String, force: Bool)
+  /// Merges a snapshot back into its origin while that is in use; its own clients as above.
+  case snapshotMerge(name: String, isDetached: Bool, force: Bool)
   /// Adds a leg: a linear device becomes a mirror.
   case mirrorAdd(device: String, leg: String, region: UInt64?, isDetached: Bool)
   /// Takes a leg away that stays as a copy of this instant; with a device of its own on request.

@@ -26,7 +26,7 @@ actor DeviceKeeper {
   var progress: [String: OperationProgress] = [:]
   var endings: [String: Result<String, ControlFailure>] = [:]
   var runners: [String: Task<Void, Never>] = [:]
-  /// Exports of devices that aren't there.
+  /// The end has begun: nothing is changed any more.
   var isStopping = false
 
   private var isBusy = false
@@ -48,7 +48,8 @@ actor DeviceKeeper {
   func exclusively<R: Sendable>(
     _ body: () async throws(ControlFailure) -> R
   ) async throws(ControlFailure) -> R {
-    await free.wait { isBusy }
+    // Looked at again in the very step that takes it.
+    while isBusy { await free.wait { isBusy } }
     isBusy = true
     defer {
       isBusy = false
@@ -65,6 +66,20 @@ actor DeviceKeeper {
       Result { () throws(ControlFailure) in try folder.save(next) }
     }.get()
     state = next
+  }
+
+  /// Saves a state and does what it says. What is refused then is taken back.
+  func save(
+    _ next: DaemonState, doing body: () async throws(DeviceMapperError) -> Void
+  ) async throws(ControlFailure) {
+    let before = state
+    try await save(next)
+    do throws(ControlFailure) {
+      try await mapped(body)
+    } catch {
+      try await save(before)
+      throw error
+    }
   }
 
   /// Calls the device-mapper; its refusals become those of the daemon.

@@ -44,12 +44,11 @@ extension DeviceKeeper {
       try checkThere(name)
       // What waits for a device that is suspended already would wait for good.
       for below in state.below(record) { try checkRunning(below) }
-      try await mapped { () throws(DeviceMapperError) in
-        try await mapper.suspend(name, isNoFlush: isNoFlush)
-      }
       var next = state
       next.update(name) { $0.isSuspended = true }
-      try await save(next)
+      try await save(next) { () throws(DeviceMapperError) in
+        try await mapper.suspend(name, isNoFlush: isNoFlush)
+      }
     }
   }
 
@@ -117,14 +116,18 @@ extension DeviceKeeper {
         problems[name] = nil
         return try await save(next)
       }
-      for export in state.exports where export.device == name {
-        await exports.stop(export.export)
+      // Saved first, so that a state that can't be saved leaves the device alone.
+      let stopped = state.exports.filter { $0.device == name }
+      do throws(ControlFailure) {
+        try await save(next) { () throws(DeviceMapperError) in
+          for export in stopped { await exports.stop(export.export) }
+          try await mapper.remove(name, isForced: isForced, isDeferred: isDeferred, retries: 5)
+        }
+      } catch {
+        // Those that are served already stay as they are.
+        for export in stopped { try await exports.start(export) }
+        throw error
       }
-      // Saved only when it is sure: a refused removal changes nothing.
-      try await mapped { () throws(DeviceMapperError) in
-        _ = try await mapper.remove(name, isForced: isForced, isDeferred: isDeferred, retries: 5)
-      }
-      try await save(next)
       inactive[name] = nil
     }
   }
@@ -137,7 +140,7 @@ extension DeviceKeeper {
       var next = state
       if isUUID {
         next.update(name) { $0.uuid = new }
-        try await mapped { () throws(DeviceMapperError) in
+        try await save(next) { () throws(DeviceMapperError) in
           try await mapper.setUUID(name, new)
         }
       } else {
@@ -149,12 +152,11 @@ extension DeviceKeeper {
         for index in next.exports.indices where next.exports[index].device == name {
           next.exports[index].device = new
         }
-        try await mapped { () throws(DeviceMapperError) in
+        try await save(next) { () throws(DeviceMapperError) in
           try await mapper.rename(name, to: new)
         }
         inactive[new] = inactive.removeValue(forKey: name)
       }
-      try await save(next)
     }
   }
 

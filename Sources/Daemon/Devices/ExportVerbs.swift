@@ -8,27 +8,27 @@ extension DeviceKeeper {
     _ name: String, as export: String?, isReadOnly: Bool
   ) async throws(ControlFailure) -> String {
     try await exclusively { () throws(ControlFailure) in
-      let device = try known(name)
+      _ = try known(name)
       try checkThere(name)
-      let record = SavedExport(
-        export: export ?? name, device: name, isReadOnly: isReadOnly || device.isReadOnly)
-      if let other = state.exports.first(where: { $0.export == record.export }) {
-        throw .refused("there is an export '\(record.export)' already, of '\(other.device)'")
-      }
-      try await exports.start(record)
       var next = state
-      next.exports.append(record)
+      let record = try next.export(name, as: export ?? name, isReadOnly: isReadOnly)
+      try await exports.start(record)
       do throws(ControlFailure) {
         try await save(next)
       } catch {
         await exports.stop(record.export)
         throw error
       }
-      let uris = await exports.uris(of: record.export)
-      return uris.isEmpty
-        ? "exported '\(record.export)', but no place to serve it at was given to kcopyd serve"
-        : uris.joined(separator: "\n")
+      return await whereExported(record.export)
     }
+  }
+
+  /// Where clients find an export, for people.
+  func whereExported(_ export: String) async -> String {
+    let uris = await exports.uris(of: export)
+    return uris.isEmpty
+      ? "exported '\(export)', but no place to serve it at was given to kcopyd serve"
+      : uris.joined(separator: "\n")
   }
 
   func unexport(_ export: String) async throws(ControlFailure) {

@@ -39,12 +39,16 @@ extension DeviceKeeper {
     try await exclusively { () throws(ControlFailure) in
       var next = state
       try next.takeSnapshots(orders)
+      if isExported {
+        for order in orders { try next.export(order.name, as: order.name, isReadOnly: false) }
+      }
       var made: [String] = []
       do throws(ControlFailure) {
         for order in orders {
           if try await prepareCow(order, next) { made.append(order.cow) }
         }
-        try await change(to: next)
+        // All of them at one instant, those too that are origins already.
+        try await change(to: next, holding: Set(orders.map(\.origin)))
       } catch {
         if error.kind == .refused || !state.devices.contains(where: { $0.name == orders[0].name }) {
           for path in made { unlink(path) }
@@ -54,11 +58,10 @@ extension DeviceKeeper {
     }
     var lines: [String] = []
     for order in orders {
-      if isExported {
-        lines.append(try await export(order.name, as: nil, isReadOnly: false))
-      } else {
-        lines.append("'\(order.name)' is a snapshot of '\(order.origin)'")
-      }
+      lines.append(
+        isExported
+          ? await whereExported(order.name)
+          : "'\(order.name)' is a snapshot of '\(order.origin)'")
     }
     return lines.joined(separator: "\n")
   }
@@ -129,12 +132,14 @@ extension DeviceKeeper {
     }
   }
 
-  func dropSnapshot(_ name: String) async throws(ControlFailure) -> String {
+  /// - Parameter isForced: whether the clients of its own export, if it has any, are disconnected.
+  func dropSnapshot(_ name: String, isForced: Bool) async throws(ControlFailure) -> String {
     try await exclusively { () throws(ControlFailure) in
       let place = try state.snapshot(name)
       var next = state
       try next.dropSnapshot(name)
-      try await stopExports(of: name, in: &next)
+      if !isForced { try await refuseClients(of: name) }
+      next.exports.removeAll { $0.device == name }
       if [name, place.base, place.origin ?? name].contains(where: { problems[$0] != nil }) {
         // Some of it isn't there: what is left comes back without the snapshot.
         try await dropAbsent(next)
@@ -151,6 +156,9 @@ extension DeviceKeeper {
     let before = state
     let differing = Set(
       before.devices.filter { next[device: $0.name] != $0 }.map(\.name))
+    for export in before.exports where differing.contains(export.device) {
+      await exports.stop(export.export)
+    }
     for record in before.bottomUp.reversed()
     where differing.contains(record.name) && problems[record.name] == nil {
       _ = try await mapped { () throws(DeviceMapperError) in
@@ -163,25 +171,20 @@ extension DeviceKeeper {
     await takeUp()
   }
 
-  /// Ends the exports of a device that is to go; refused while they have clients.
-  private func stopExports(
-    of device: String, in next: inout DaemonState
-  ) async throws(ControlFailure) {
+  /// Refuses a device that is to go while its exports have clients.
+  private func refuseClients(of device: String) async throws(ControlFailure) {
     for export in state.exports where export.device == device {
       let clients = await exports.connections(of: export.export)
-      if clients > 0 {
+      guard clients == 0 else {
         throw .refused(
-          "'\(device)' is exported as '\(export.export)' and has \(clients) clients; disconnect "
-            + "them, or kcopyd unexport \(export.export)")
+          "'\(device)' is exported as '\(export.export)', which \(clients) clients use; "
+            + "disconnect them, or have --force do so")
       }
     }
-    for export in state.exports where export.device == device {
-      await exports.stop(export.export)
-    }
-    next.exports.removeAll { $0.device == device }
   }
 
-  func mergeSnapshot(_ name: String) async throws(ControlFailure) -> String {
+  /// - Parameter isForced: whether the clients of the snapshot's own export are disconnected.
+  func mergeSnapshot(_ name: String, isForced: Bool) async throws(ControlFailure) -> String {
     try await exclusively { () throws(ControlFailure) in
       // Asked again after an interruption: it goes on.
       if let merge = state.operations.first(where: {
@@ -192,7 +195,8 @@ extension DeviceKeeper {
       }
       var next = state
       try next.beginMerge(name)
-      try await stopExports(of: name, in: &next)
+      if !isForced { try await refuseClients(of: name) }
+      next.exports.removeAll { $0.device == name }
       try await change(to: next)
       guard let merge = next.operations.last else { return name }
       startRunner(merge)

@@ -6,7 +6,7 @@ import Logging
 // loaded, devices suspended from the top down, new devices and what stands on them made, the state
 // saved, and devices resumed from the bottom up. Until the state is saved everything can be undone,
 // and is if a step fails; from then on the new state is what a restart begins with. Requests wait
-// meanwhile and none is lost.
+// meanwhile and none is lost. The log has each step (`--log debug`).
 
 extension DeviceKeeper {
   /// What differs between two states.
@@ -14,10 +14,16 @@ extension DeviceKeeper {
     /// New records of devices to be made, and of those that get another table; from the bottom up.
     var created: [SavedDevice] = []
     var changed: [SavedDevice] = []
+    /// Those that only stand still, and all that go on afterwards; from the bottom up.
+    var held: [SavedDevice] = []
+    var resumed: [SavedDevice] = []
     /// Devices that go; from the top down.
     var removed: [SavedDevice] = []
+    /// Exports that go, and those that come.
+    var unexported: [SavedExport] = []
+    var exported: [SavedExport] = []
 
-    init(from old: DaemonState, to new: DaemonState) {
+    init(from old: DaemonState, to new: DaemonState, holding names: Set<String>) {
       for record in new.bottomUp {
         guard let before = old[device: record.name] else {
           created.append(record)
@@ -25,19 +31,30 @@ extension DeviceKeeper {
         }
         if before.table != record.table || before.isReadOnly != record.isReadOnly {
           changed.append(record)
+        } else if names.contains(record.name) {
+          held.append(record)
+        } else {
+          continue
         }
+        resumed.append(record)
       }
       removed = old.bottomUp.reversed().filter { new[device: $0.name] == nil }
+      unexported = old.exports.filter { !new.exports.contains($0) }
+      exported = new.exports.filter { !old.exports.contains($0) }
     }
   }
 
   /// Makes `next` the state.
   ///
-  /// - Parameter noflush: whether requests that targets push back are sent again afterwards, to
-  ///   the new tables, instead of failing.
-  func change(to next: DaemonState, noflush: Bool = false) async throws(ControlFailure) {
-    let difference = Difference(from: state, to: next)
-    let touched = Set((difference.changed + difference.removed).map(\.name))
+  /// - Parameters:
+  ///   - held: devices that stand still meanwhile though their tables stay.
+  ///   - noflush: whether requests that targets push back are sent again afterwards, to the new
+  ///     tables, instead of failing.
+  func change(
+    to next: DaemonState, holding held: Set<String> = [], noflush: Bool = false
+  ) async throws(ControlFailure) {
+    let difference = Difference(from: state, to: next, holding: held)
+    let touched = Set((difference.changed + difference.held + difference.removed).map(\.name))
     for record in state.bottomUp where touched.contains(record.name) {
       try checkRunning(record.name)
     }
@@ -50,11 +67,19 @@ extension DeviceKeeper {
             record.name, uuid: record.uuid ?? "", isReadOnly: record.isReadOnly)
         }
         steps.made.append(record.name)
+        note("created", record.name)
       }
       // What can be made while everything runs.
       for record in difference.changed where names.isDisjoint(with: next.below(record)) {
         try await load(record)
         steps.loaded.append(record.name)
+        note("loaded", record.name)
+      }
+      // What their clients have asked for is done before anything is suspended.
+      for export in difference.unexported {
+        await exports.stop(export.export)
+        steps.unexported.append(export)
+        note("unexported", export.device)
       }
       // From the top down, so that what is above has sent all it had.
       for record in state.bottomUp.reversed() where touched.contains(record.name) {
@@ -62,6 +87,7 @@ extension DeviceKeeper {
           try await mapper.suspend(record.name, isNoFlush: noflush)
         }
         steps.suspended.append(record.name)
+        note("suspended", record.name)
       }
       // Nobody writes now: new devices may take over what the old tables have.
       for record in difference.created where record.table != nil {
@@ -69,12 +95,15 @@ extension DeviceKeeper {
         try await mapped { () throws(DeviceMapperError) in
           try await mapper.resume(record.name)
         }
+        note("started", record.name)
       }
       for record in difference.changed where !steps.loaded.contains(record.name) {
         try await load(record)
         steps.loaded.append(record.name)
+        note("loaded", record.name)
       }
       try await save(next)
+      note("saved", "")
     } catch {
       await undo(steps)
       throw error
@@ -83,11 +112,16 @@ extension DeviceKeeper {
     try await goOn(difference)
   }
 
+  private func note(_ step: String, _ device: String) {
+    logger.debug("a step of a change", metadata: ["step": "\(step)", "device": "\(device)"])
+  }
+
   /// What has been done and can be undone.
   private struct Steps {
     var made: [String] = []
     var loaded: [String] = []
     var suspended: [String] = []
+    var unexported: [SavedExport] = []
   }
 
   /// Loads a record's table into the inactive slot.
@@ -126,12 +160,17 @@ extension DeviceKeeper {
         try await mapper.resume(name)
       }
     }
+    for export in steps.unexported {
+      await attempt("export", export.device) { () throws(ControlFailure) in
+        try await exports.start(export)
+      }
+    }
   }
 
-  private func attempt(
-    _ verb: String, _ name: String, _ body: () async throws(DeviceMapperError) -> Void
+  private func attempt<Failure: Error>(
+    _ verb: String, _ name: String, _ body: () async throws(Failure) -> Void
   ) async {
-    do throws(DeviceMapperError) {
+    do throws(Failure) {
       try await body()
     } catch {
       logger.error(
@@ -143,9 +182,10 @@ extension DeviceKeeper {
   /// The second half: the state is saved.
   private func goOn(_ difference: Difference) async throws(ControlFailure) {
     var failures: [String] = []
-    for record in difference.changed {
+    for record in difference.resumed {
       do throws(DeviceMapperError) {
         try await mapper.resume(record.name)
+        note("resumed", record.name)
       } catch {
         failures.append("\(error)")
       }
@@ -153,6 +193,15 @@ extension DeviceKeeper {
     for record in difference.removed {
       do throws(DeviceMapperError) {
         try await mapper.remove(record.name, retries: 10)
+        note("removed", record.name)
+      } catch {
+        failures.append("\(error)")
+      }
+    }
+    for export in difference.exported {
+      do throws(ControlFailure) {
+        try await exports.start(export)
+        note("exported", export.device)
       } catch {
         failures.append("\(error)")
       }

@@ -52,8 +52,8 @@ struct RequestHandler: ControlHandler {
       try await keeper.rename(name, to: to, isUUID: isUUID)
     case .wipeTable(let name, let noflush): try await keeper.wipe(name, isNoFlush: noflush)
     case .unexport(let export): try await keeper.unexport(export)
-    case .snapshotMerge(let name, let isDetached):
-      let origin = try await keeper.mergeSnapshot(name)
+    case .snapshotMerge(let name, let isDetached, let force):
+      let origin = try await keeper.mergeSnapshot(name, isForced: force)
       return .begun("'\(name)' is being merged", origin, isDetached: isDetached)
     case .mirrorAdd(let device, let leg, let region, let isDetached):
       try await keeper.addLeg(leg, to: device, region: region)
@@ -93,7 +93,8 @@ struct RequestHandler: ControlHandler {
       return try await keeper.export(name, as: export, isReadOnly: readOnly)
     case .snapshotTake(let orders, let export):
       return try await keeper.takeSnapshots(orders, isExported: export)
-    case .snapshotDrop(let name): return try await keeper.dropSnapshot(name)
+    case .snapshotDrop(let name, let force):
+      return try await keeper.dropSnapshot(name, isForced: force)
     case .mirrorSplit(let device, let leg, let new):
       return try await keeper.removeLeg(leg, from: device, isSplit: true, as: new)
     case .mirrorRemove(let device, let leg):

@@ -20,6 +20,21 @@ struct DaemonState: Codable, Hashable, Sendable {
     change(&devices[index])
   }
 
+  /// Adds an export; one of a read-only device is read-only itself.
+  @discardableResult
+  mutating func export(
+    _ device: String, as name: String, isReadOnly: Bool
+  ) throws(ControlFailure) -> SavedExport {
+    if let other = exports.first(where: { $0.export == name }) {
+      throw .refused("there is an export '\(name)' already, of '\(other.device)'")
+    }
+    let record = SavedExport(
+      export: name, device: device,
+      isReadOnly: isReadOnly || self[device: device]?.isReadOnly == true)
+    exports.append(record)
+    return record
+  }
+
   /// The operation that concerns a device.
   func operation(on device: String) -> SavedOperation? {
     operations.first { $0.devices.contains(device) }

@@ -65,15 +65,18 @@ struct SnapshotDropCommand: AsyncParsableCommand {
     commandName: "drop",
     abstract: "Give a snapshot of the daemon up.",
     discussion: """
-      Its origin is what it was before when that was the last one. The COW file stays, and may be \
-      deleted.
+      Its origin is what it was before when that was the last one; whoever uses the origin goes on \
+      meanwhile. Clients of the snapshot itself are in the way, unless --force disconnects them. \
+      The COW file stays, and may be deleted.
       """)
 
   @OptionGroup var daemon: DaemonOptions
   @Argument(help: "The snapshot.") var name: String
+  @Flag(name: .shortAndLong, help: "Disconnect the clients of the snapshot's own export.")
+  var force = false
 
   func run() async throws {
-    let answer = try await daemon.send(.snapshotDrop(name: name))
+    let answer = try await daemon.send(.snapshotDrop(name: name, force: force))
     if let text = answer.text { Output.say(text) }
   }
 }

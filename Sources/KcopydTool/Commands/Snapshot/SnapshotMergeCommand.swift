@@ -10,13 +10,14 @@ struct SnapshotMergeCommand: AsyncParsableCommand {
     commandName: "merge",
     abstract: "Write a snapshot back into its origin.",
     usage: """
-      kcopyd snapshot merge NAME [--socket SOCKET] [--detach]
+      kcopyd snapshot merge NAME [--socket SOCKET] [--detach] [--force]
       kcopyd snapshot merge ORIGIN COW [--json] [--force]
       """,
     discussion: """
       With one argument, a snapshot of the daemon is merged while its origin is in use; the \
-      snapshot's device goes at once, and an interruption of the command doesn't stop it. With two, \
-      origin and COW device that nobody uses.
+      snapshot's device goes at once, and an interruption of the command doesn't stop it. What has \
+      a file system of the origin mounted must unmount it first: the past comes back below it. \
+      With two, origin and COW device that nobody uses.
 
       Afterwards the origin holds what the snapshot showed, and the store is empty. Safe to \
       interrupt at any point, also by a loss of power: the same command goes on. From its start to \
@@ -43,7 +44,10 @@ struct SnapshotMergeCommand: AsyncParsableCommand {
   @Flag(name: .shortAndLong, help: "No progress, no summary; errors only.")
   var quiet = false
 
-  @Flag(help: "Also use block devices that are mounted or held by another program.")
+  @Flag(
+    help: ArgumentHelp(
+      "Also use block devices that are mounted or held by another program. A snapshot of the "
+        + "daemon: disconnect the clients of its own export."))
   var force = false
 
   private struct Document: Encodable {
@@ -59,7 +63,7 @@ struct SnapshotMergeCommand: AsyncParsableCommand {
     if let store { return try await merge(origin, store) }
     if json { throw Refusal("--json: only with ORIGIN and COW") }
     let answer = try await daemon.follow(
-      .snapshotMerge(name: origin, isDetached: detach), quiet: quiet)
+      .snapshotMerge(name: origin, isDetached: detach, force: force), quiet: quiet)
     if let text = answer.text, !quiet { Output.say(text) }
   }
 

@@ -22,11 +22,17 @@ struct Options: ParsableArguments {
   @Option(help: "Measured rounds.")
   var runs = 7
 
-  var places: [Place] {
+  @Option(help: "Only places whose name contains this.")
+  var only: String?
+
+  var places: [Place] { allPlaces.filter { only == nil || $0.name.contains(only ?? "") } }
+
+  private var allPlaces: [Place] {
     [
       Place(name: "tmpfs", folder: tmpfs, direct: .off),
       Place(name: "disk, page cache", folder: disk, direct: .off),
       Place(name: "disk, O_DIRECT", folder: disk, direct: .on),
+      Place(name: "fixed latency", folder: tmpfs, direct: nil),
     ]
   }
 }
@@ -85,12 +91,16 @@ struct MirrorsCommand: AsyncParsableCommand {
 
   func run() async throws {
     let loop = try IOLoop.start()
-    for place in options.places {
-      let bench = MirrorBench(place: place, size: Sector(size << 11), loop: loop)
+    let same = options.places.map { [$0, $0] }
+    // Two devices: what goes to one doesn't slow the other down.
+    let memory = Place(name: "tmpfs", folder: options.tmpfs, direct: .off)
+    let mixed = options.places.filter { $0.folder == options.disk }.map { [memory, $0] }
+    for places in same + mixed {
+      let bench = MirrorBench(places: places, size: Sector(size << 11), loop: loop)
       do {
         print(try await bench.run(rounds: options.runs))
       } catch {
-        print("\(place.name): \(error)\n")
+        print("\(places.map(\.name).joined(separator: " + ")): \(error)\n")
       }
     }
   }
@@ -100,7 +110,16 @@ struct MirrorsCommand: AsyncParsableCommand {
 struct Place {
   let name: String
   let folder: String
-  let direct: DirectChoice
+  /// nil: no file, but memory with a fixed latency.
+  let direct: DirectChoice?
+
+  /// A file there, or what stands for one.
+  func device(
+    _ name: String, _ sectors: Sector, in scratch: Scratch, _ loop: IOLoop
+  ) throws -> any BlockDevice {
+    guard let direct else { return SlowMemory(name, sectors, on: loop) }
+    return try scratch.file(name, sectors, direct, loop)
+  }
 }
 
 /// A folder of its own, removed with what is in it.
@@ -117,8 +136,9 @@ final class Scratch {
   deinit { try? FileManager.default.removeItem(atPath: path) }
 
   /// A file whose blocks have all been written, so that none is allocated while it is measured.
-  func file(_ name: String, _ sectors: Sector, _ place: Place, _ loop: IOLoop) throws -> FileDevice
-  {
+  func file(
+    _ name: String, _ sectors: Sector, _ direct: DirectChoice, _ loop: IOLoop
+  ) throws -> FileDevice {
     let path = "\(self.path)/\(name)"
     let block = Data(count: 1 << 20)
     _ = FileManager.default.createFile(atPath: path, contents: nil)
@@ -132,7 +152,7 @@ final class Scratch {
     }
     try file.synchronize()
     try file.close()
-    return try FileDevice.open(path, .init(isWritable: true, direct: place.direct), on: loop)
+    return try FileDevice.open(path, .init(isWritable: true, direct: direct), on: loop)
   }
 }
 

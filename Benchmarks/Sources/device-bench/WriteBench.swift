@@ -43,9 +43,9 @@ struct WriteBench {
     var result = Result(title: "\(place.name), \(depth) at a time")
     let scratch = try Scratch(in: place.folder)
     let size = chunkSectors * UInt64(chunks)
-    let disk = try scratch.file("origin", size, place, loop)
+    let disk = try place.device("origin", size, in: scratch, loop)
     let cows = try (0..<16).map {
-      try scratch.file("cow\($0)", size + chunkSectors * 64, place, loop)
+      try place.device("cow\($0)", size + chunkSectors * 64, in: scratch, loop)
     }
     // The first round isn't counted.
     for round in 0...rounds {

@@ -20,6 +20,8 @@ actor Mirror {
   nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }
 
   let legs: [Leg]
+  /// The same for those who aren't on the actor: where they are.
+  nonisolated let places: [MirrorLeg]
   let log: DirtyLog
   let onEvent: @Sendable (MirrorEvent) -> Void
 
@@ -93,6 +95,7 @@ actor Mirror {
     self.parameters = parameters
     self.onEvent = onEvent
     self.legs = legs.map { Leg($0.device, offset: $0.offset) }
+    places = legs.map { MirrorLeg($0.device, offset: $0.offset) }
     try Self.check(self.legs, log, sidecar, sectorCount)
     let size = try MirrorError.regionSize(parameters.regionSize.sectors, for: sectorCount)
     let count = size.count(in: sectorCount)
@@ -252,7 +255,8 @@ actor Mirror {
     for index in failed {
       if let failure = failures[index] { mark(index, .flush, failure) }
     }
-    noteUnflushed(failed, regions: log.awaitingFlush)
+    // Also what went idle meanwhile, or only just before.
+    noteUnflushed(failed, regions: log.awaitingFlush.union(idleSince.keys))
     // Nobody else is told of it: a flush that is asked for next may well succeed.
     await saveTrust()
     return false

@@ -91,6 +91,11 @@ public final class MirrorDevice: BlockDevice {
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure) {
     try check(sectors, for: .write)
+    // On the loop already, and nothing to be done first: the change to the actor and back would
+    // take longer than starting the writes.
+    if let touched = mirror.beginWriteHere(sectors) {
+      return try await mirror.writeHere(sectors, touched, from: buffer, options: options)
+    }
     try await mirror.write(sectors, from: buffer, options: options)
   }
 

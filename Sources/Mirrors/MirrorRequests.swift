@@ -241,7 +241,13 @@ extension Mirror {
       }
     }
     if !isLogGood, parameters.handlesErrors { return try await settleFailure(touched, nil) }
-    let failures = await onLegs(sectors, body)
+    try await settle(await onLegs(sectors, body), of: sectors, touched)
+  }
+
+  /// What becomes of a write to all legs; `failures` has those of each leg.
+  func settle(
+    _ failures: [IOFailure?], of sectors: Range<Sector>, _ touched: Range<Region>
+  ) async throws(IOFailure) {
     guard let first = failures.compactMap(\.self).first else { return }
     for (index, failure) in failures.enumerated() {
       if let failure { mark(index, .write, failure) }

@@ -18,6 +18,8 @@ import Testing
     return log
   }
 
+  private static func flush(_ log: DirtyLog) async { await log.flush { true } }
+
   /// A dirty bit is durable when the flush is over; a clean one needs the legs flushed before.
   @Test func dirtyBitsAreFlushedAndCleanOnesComeAfterTheLegs() throws {
     try simulate { loop in
@@ -46,6 +48,63 @@ import Testing
       #expect(seen.value == [0xdf])
       #expect(disk.log.map(\.operation) == [.write])
       #expect(disk.contents[1024] == 0xff)
+    }
+  }
+
+  /// What is written again while the legs are flushed isn't covered by that, though it is over and
+  /// idle before the flush is.
+  @Test func aRegionWrittenAndIdleAgainMeanwhileIsNotCleaned() throws {
+    try simulate { loop in
+      let disk = SimulatedDisk("log", sectorCount: 8, loop: loop)
+      let log = try await Self.log(disk)
+      log.mark(1)
+      await log.flush { true }
+      log.clear(1)
+      await log.flush {
+        log.mark(1)
+        log.clear(1)
+        return true
+      }
+      #expect(!log.clean[1])
+      await log.flush { true }
+      #expect(log.clean[1])
+    }
+  }
+
+  /// A write may do without the log only from the end of the flush of its mark on, and until its
+  /// region is called clean.
+  @Test func marksAreDurableAfterTheirFlush() throws {
+    try simulate { loop in
+      let disk = SimulatedDisk("log", sectorCount: 8, loop: loop)
+      let log = try await Self.log(disk)
+      #expect(!log.isMarkedDurably(1))
+      log.mark(1)
+      log.mark(2)
+      #expect(!log.isMarkedDurably(1))
+      log.clear(2)
+      // Marked while the log is on its way: not before the next flush.
+      // One loop, one thread: never two at once.
+      nonisolated(unsafe) let shared = log
+      let flush = Task(executorPreference: loop) { await Self.flush(shared) }
+      while disk.log.isEmpty { await loop.sleep(for: .microseconds(1)) }
+      log.mark(3)
+      #expect(!log.isMarkedDurably(1))
+      _ = await flush.value
+      #expect(log.isMarkedDurably(1) && !log.isMarkedDurably(2) && !log.isMarkedDurably(3))
+      await log.flush { true }
+      #expect(log.isMarkedDurably(3))
+      // Called clean, and marked once more: the mark is new.
+      log.clear(1)
+      await log.flush { true }
+      #expect(!log.isMarkedDurably(1))
+      log.mark(1)
+      #expect(!log.isMarkedDurably(1))
+      await log.flush { true }
+      #expect(log.isMarkedDurably(1))
+      // After a leg couldn't be flushed no mark is relied on without looking.
+      log.clear(3)
+      await log.flush { false }
+      #expect(!log.isMarkedDurably(1))
     }
   }
 

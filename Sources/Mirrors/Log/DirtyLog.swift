@@ -48,8 +48,13 @@ final class DirtyLog {
 
   /// Regions whose clean bit is set with the next flush, unless they are marked before.
   private var idle = Set<Region>()
+  /// Those of them that the flush under way is for. One that is marked meanwhile isn't covered by it,
+  /// even if it is idle again before that ends.
+  private var covered = Set<Region>()
   /// Whether a bit has been cleared since the last flush of the log device.
   private var isDirtied = false
+  /// Regions whose bit has been cleared and may still be set on the disk.
+  private var unwritten = Set<Region>()
   /// After a leg couldn't be flushed no bit is set any more.
   private var mayClean = true
 
@@ -101,6 +106,7 @@ final class DirtyLog {
     clean = known
     sync = known
     recovering = RegionBits(count: regionCount)
+    unwritten = []
     do throws(IOFailure) {
       try await disk.writeAll(clean)
     } catch {
@@ -117,10 +123,18 @@ final class DirtyLog {
   /// A write to the region is about to start. Durable with the next ``flush(legs:)``.
   func mark(_ region: Region) {
     idle.remove(region)
+    covered.remove(region)
     guard clean[region] else { return }
     clean[region] = false
     isDirtied = true
+    unwritten.insert(region)
     disk?.noteChange(of: region)
+  }
+
+  /// Whether a write to the region needn't wait for the log: its bit is clear on the disk, and nothing
+  /// that is under way will set it once the region has been marked.
+  func isMarkedDurably(_ region: Region) -> Bool {
+    !clean[region] && !unwritten.contains(region) && mayClean && !hasFailed
   }
 
   /// All legs hold the same there, once they are flushed.
@@ -199,11 +213,11 @@ final class DirtyLog {
   }
 
   private func flushOnce(_ legs: () async -> Bool) async {
-    let candidates = idle
-    if !candidates.isEmpty {
+    covered = idle
+    if !covered.isEmpty {
       if mayClean, await legs() {
         // Only what is still idle: a write that came meanwhile isn't covered by that flush.
-        for region in candidates where idle.remove(region) != nil && !clean[region] {
+        for region in covered where idle.remove(region) != nil && !clean[region] {
           clean[region] = true
           disk?.noteChange(of: region)
         }
@@ -213,9 +227,11 @@ final class DirtyLog {
     }
     guard let disk else {
       isDirtied = false
+      unwritten = []
       return
     }
     let mustFlush = isDirtied
+    let marked = unwritten
     do throws(IOFailure) {
       isDirtied = false
       try await disk.writeChanges(disk.takeChanges(clean))
@@ -223,7 +239,11 @@ final class DirtyLog {
       isDirtied = isDirtied || mustFlush
       return fail(error.description)
     }
-    if mustFlush, await flushDevice() != nil { isDirtied = true }
+    if mustFlush, await flushDevice() != nil {
+      isDirtied = true
+    } else {
+      unwritten.subtract(marked)
+    }
   }
 
   /// A leg has lost writes, nobody knows which: nothing is called clean any more.

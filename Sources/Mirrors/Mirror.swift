@@ -34,17 +34,16 @@ actor Mirror {
   /// Legs that couldn't be flushed: what was written to them before may be lost. A region whose last
   /// write ends is known to be the same on all legs no longer.
   var unflushed = Set<Int>()
-  /// Whether the legs are being flushed for the log, how often that is over, and what tells.
-  var isFlushingForLog = false
-  var flushesForLog: UInt64 = 0
-  let flushedForLog = Gate()
+  let legFlushes = LegFlushes()
   /// How often a flush of legs has failed.
   var failedFlushes = 0
 
   /// Regions with something under way.
   var regions: [Region: RegionState] = [:]
-  /// Regions that went idle, in that order, each with when.
+  /// Regions that are to be called clean, each once, with when they were found idle; and since when
+  /// those of them are that nothing has been written to again.
   var idle = Deque<(region: Region, since: LoopInstant)>()
+  var queued = Set<Region>()
   var idleSince: [Region: LoopInstant] = [:]
   var isCleaning = false
 
@@ -179,6 +178,7 @@ actor Mirror {
     await requests.waitForNone()
     for region in Array(idleSince.keys) { cleanIfIdle(region) }
     idle.removeAll()
+    queued.removeAll()
     await flushLog()
     await saveTrust()
     isResumed = false
@@ -231,7 +231,7 @@ actor Mirror {
   @discardableResult
   func flushLog() async -> Bool {
     let before = log.condition
-    let isGood = await log.flush { await flushLegs() }
+    let isGood = await log.flush { await flushLegsForLog() }
     if before == .alive, log.condition != .alive {
       switch log.condition {
       case .alive: break
@@ -239,39 +239,6 @@ actor Mirror {
       }
     }
     return isGood
-  }
-
-  /// Flushes all legs for the log.
-  private func flushLegs() async -> Bool {
-    isFlushingForLog = true
-    defer {
-      isFlushingForLog = false
-      flushesForLog += 1
-      flushedForLog.open()
-    }
-    let failures = await onAllLegs { leg throws(IOFailure) in try await leg.flush() }
-    let failed = failures.indices.filter { failures[$0] != nil }
-    guard !failed.isEmpty else { return true }
-    for index in failed {
-      if let failure = failures[index] { mark(index, .flush, failure) }
-    }
-    // Also what went idle meanwhile, or only just before.
-    noteUnflushed(failed, regions: log.awaitingFlush.union(idleSince.keys))
-    // Nobody else is told of it: a flush that is asked for next may well succeed.
-    await saveTrust()
-    return false
-  }
-
-  /// Legs couldn't be flushed: what was written to them in these regions, and in those with writes
-  /// under way, may be lost.
-  func noteUnflushed(_ failed: [Int], regions: some Sequence<Region>) {
-    failedFlushes += 1
-    unflushed.formUnion(failed)
-    guard parameters.conduct.tracksStaleLegs else { return }
-    for region in regions.sorted() {
-      distrust(failed, in: region..<region.advanced(by: 1))
-      lose(region)
-    }
   }
 
   /// Does something on all legs at once.

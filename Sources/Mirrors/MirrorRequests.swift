@@ -110,7 +110,9 @@ extension Mirror {
     _ = await flushLog()
     let failures = await copy(sectors, from: source, to: [index], options: [])
     if failures.read == nil, failures.writes.isEmpty {
-      for region in touched { log.clear(region) }
+      if unflushed.isEmpty {
+        for region in touched { log.clear(region) }
+      }
       _ = await flushLog()
       onEvent(.repaired(index, sectors))
     } else {
@@ -188,24 +190,9 @@ extension Mirror {
     try beginRequest(.flush, nil)
     defer { endRequest() }
     if log.hasFailed, parameters.handlesErrors { return try await settleFailure(0..<0, nil) }
-    let failures = await onAllLegs { leg throws(IOFailure) in try await leg.flush() }
-    guard let first = failures.compactMap(\.self).first else {
-      // A leg tells once that it has lost something, and may have told the log's flush.
-      let over = flushesForLog
-      await flushedForLog.wait { isFlushingForLog && flushesForLog == over }
-      return await saveTrust()
-    }
-    let failed = failures.indices.filter { failures[$0] != nil }
-    for index in failed {
-      if let failure = failures[index] { mark(index, .write, failure) }
-    }
-    if !log.hasFailed {
-      isInSync = false
-      // What waits to be called clean may have been in the cache that failed.
-      noteUnflushed(failed, regions: Array(idleSince.keys))
-      await saveTrust()
-    }
-    try await settleFailure(0..<0, first)
+    guard let failure = await flushLegsForUser() else { return await saveTrust() }
+    await saveTrust()
+    try await settleFailure(0..<0, failure)
   }
 
   /// One write whose regions have been marked dirty.

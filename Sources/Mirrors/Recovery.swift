@@ -27,10 +27,11 @@ extension Mirror {
         log.putBack(end..<work.upperBound)
       }
       let mine = work.lowerBound..<end
+      // Whoever flushes a leg from here on may be told of what is copied to it now.
+      let failedFlushes = failedFlushes
       let recovered = await recover(mine, from: source)
       settle(mine, recovered)
       // One flush of the legs and one log write for all that end at about the same time.
-      let failedFlushes = failedFlushes
       await flushLog()
       if self.failedFlushes == failedFlushes || !parameters.conduct.remembersFailedRecovery {
         for region in recovered {

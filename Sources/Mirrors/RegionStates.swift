@@ -70,6 +70,7 @@ extension Mirror {
     }
     let now = loop.now
     idleSince[region] = now
+    guard queued.insert(region).inserted else { return }
     idle.append((region, now))
     guard !isCleaning else { return }
     isCleaning = true
@@ -85,8 +86,13 @@ extension Mirror {
       let now = loop.now
       while let entry = idle.first, entry.since.advanced(by: delay) <= now {
         idle.removeFirst()
-        // Written again meanwhile: there is, or will be, a later entry.
-        if idleSince[entry.region] == entry.since { cleanIfIdle(entry.region) }
+        if let since = idleSince[entry.region], since > entry.since {
+          // Written again meanwhile: it counts from the end of that.
+          idle.append((entry.region, since))
+        } else {
+          queued.remove(entry.region)
+          if idleSince[entry.region] != nil { cleanIfIdle(entry.region) }
+        }
       }
       // Suspended: the log may be another mirror's by now.
       guard isResumed else { break }

@@ -8,7 +8,7 @@ extension Mirror {
   ///
   /// - Returns: the regions, for ``writeHere(_:_:from:options:)``.
   nonisolated func beginWriteHere(_ sectors: Range<Sector>) -> Range<Region>? {
-    guard loop.isCurrent, sectors.length <= Self.pieceLimit else { return nil }
+    guard loop.isCurrent, !sectors.isEmpty, sectors.length <= Self.pieceLimit else { return nil }
     return assumeIsolated { mirror in
       let touched = mirror.parameters.regionSize.regions(touching: sectors)
       guard mirror.isResumed, !mirror.isSuspending, mirror.areSettled(touched) else { return nil }

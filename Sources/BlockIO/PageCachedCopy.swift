@@ -59,7 +59,12 @@ public struct PageCachedCopy: Sendable {
   public func run(
     _ sectors: Range<Sector>, to targets: [Target], through buffer: IOBuffer, on loop: IOLoop
   ) async -> Outcome {
-    await loop.transferring {
+    // Neighbouring runs are under way together: each begins with another target, so that their
+    // threads don't wait for one another at a file that takes one write at a time.
+    let number = sectors.lowerBound.rawValue / max(1, sectors.length.rawValue)
+    let turn = targets.isEmpty ? 0 : Int(number % UInt64(targets.count))
+    let targets = Array(targets[turn...] + targets[..<turn])
+    return await loop.transferring {
       var outcome = Outcome()
       while outcome.copied < sectors.length {
         let count = min(buffer.sectorCount, sectors.length - outcome.copied)

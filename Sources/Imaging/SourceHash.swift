@@ -20,7 +20,7 @@ public enum HashAlgorithm: String, Sendable, CaseIterable {
 /// Hashes the source of a copy while it is copied: as a whole, and window by window.
 ///
 /// Hashing runs on a thread of its own; the bytes of the last sector behind the end of the source
-/// aren't hashed.
+/// aren't hashed. Behind a gap nothing is: there is no digest then.
 public final class SourceHash: CopyObserver {
   /// The algorithm.
   public let algorithm: HashAlgorithm
@@ -59,7 +59,10 @@ public final class SourceHash: CopyObserver {
 
   public func observe(_ segment: Range<Sector>, _ data: IOBuffer?) async {
     await loop.blocking {
-      self.state.withLock { self.take(segment.length, data, &$0) }
+      self.state.withLock {
+        guard $0.position == segment.lowerBound.bytes else { return }
+        self.take(segment.length, data, &$0)
+      }
     }
   }
 

@@ -168,8 +168,10 @@ public struct Verification: Sendable {
   public func run(
     with client: KcopydClient, progress: CopyProgress? = nil
   ) async throws(IOFailure) -> [VerifiedDestination] {
+    // What none is said to hold may be what can't be read.
+    let held = written.dropFirst().reduce(written.first ?? RangeSet()) { $0.union($1) }
     var results = try await ReadBack(
-      source, readBack, of: RangeSet(.zero..<source.count), holes: holes, progress: progress,
+      source, readBack, of: held, holes: holes, progress: progress,
       on: client.loop
     ).run()
     for index in results.indices {

@@ -38,9 +38,7 @@ struct ContentCopy {
         holes: holes.sectorCount
       ).show()
     }
-    let hash = request.hash.map {
-      SourceHash($0, byteCount: source.byteCount, window: request.window, on: engine.loop)
-    }
+    let hash = request.makeHash(of: source, on: engine.loop)
     var report = try await copy(title, holes: holes, cloned: cloned, hash)
     if !options.noSync {
       report.flushFailures.merge(destinations.syncFolders()) { first, _ in first }
@@ -48,7 +46,10 @@ struct ContentCopy {
     report.content = ContentAccount(
       request: request, source: source.device.name, cloned: cloned, hash: hash)
     if let retries = request.verifyRetries {
-      report.content.verified = try await verify(report, retries: retries, holes: holes)
+      report.content.verified = try await ReadingBack(
+        engine: engine, source: source, devices: devices, start: start, options: options,
+        interruption: interruption
+      ).run(written: devices.indices.map(report.result.written), holes: holes, retries: retries)
     }
     report.content.allocated = destinations.allocated
     return report
@@ -103,76 +104,5 @@ struct ContentCopy {
     guard request.clone == .always else { return }
     destinations.removeCreated()
     throw Refusal("--clone always: \(reason)")
-  }
-
-  // MARK: Verifying
-
-  /// Reads every destination back; nil where the copy was interrupted.
-  private func verify(
-    _ report: Report, retries: Int, holes: RangeSet<Sector>
-  ) async throws(Refusal) -> [VerifiedDestination]? {
-    guard !interruption.hasCome else { return nil }
-    var back: [any BlockDevice] = []
-    for device in devices { back.append(try await openToReadBack(device)) }
-    let verification = Verification(
-      source: source.region, destinations: devices.map(region), readBack: back.map(region),
-      written: devices.indices.map(report.result.written), holes: holes, retries: retries)
-    let progress = CopyProgress(destinations: devices.count)
-    let client = engine.client
-    let task = Task(executorPreference: engine.loop) {
-      () async -> Result<[VerifiedDestination], IOFailure> in
-      do throws(IOFailure) {
-        return .success(try await verification.run(with: client, progress: progress))
-      } catch {
-        return .failure(error)
-      }
-    }
-    interruption.handle { task.cancel() }
-    let display = ProgressDisplay(
-      title: "verifying", byteCount: source.byteCount, names: devices.map(\.name),
-      options: options)
-    let shown = Task { await display.show(progress) }
-    let result = await task.value
-    shown.cancel()
-    await shown.value
-    do throws(IOFailure) {
-      return try result.get()
-    } catch {
-      throw Refusal("copied, but not verified: \(error.description)")
-    }
-  }
-}
-
-extension ContentCopy {
-  /// The same device once more, past the cache where that can be done from here; an export is read
-  /// as its server serves it.
-  private func openToReadBack(_ device: any BlockDevice) async throws(Refusal) -> any BlockDevice {
-    guard let file = device as? FileDevice else { return device }
-    await file.dropCache()
-    return try openDevice(
-      file.name, .init(isWritable: false, direct: .whenPossible, isExclusive: false),
-      on: engine.loop)
-  }
-}
-
-/// Shows the progress of a phase of its own.
-struct ProgressDisplay {
-  let title: String
-  let byteCount: UInt64
-  let names: [String]
-  let options: WritingOptions
-
-  /// Until the task is cancelled.
-  func show(_ progress: CopyProgress) async {
-    guard !options.engine.quiet, !options.engine.json || Output.isTerminal else { return }
-    var view = ProgressView(title: title, byteCount: byteCount, names: names, makesDurable: false)
-    var screen = ProgressScreen(isTerminal: Output.isTerminal)
-    let clock = ContinuousClock()
-    let begin = clock.now
-    while (try? await Task.sleep(for: .milliseconds(100))) != nil {
-      view.update(progress.snapshot, after: begin.duration(to: clock.now), isFlushing: false)
-      screen.show(view)
-    }
-    screen.clear()
   }
 }

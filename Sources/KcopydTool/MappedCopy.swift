@@ -103,8 +103,9 @@ struct MappedCopy {
       ).show()
     }
     var jobOptions = jobOptions
+    let hash = request.makeHash(of: source, on: engine.loop)
     jobOptions.content = request.content(
-      holes: holes, blank: destinations.blank, count: paths.count, observer: nil)
+      holes: holes, blank: destinations.blank, count: paths.count, observer: hash)
     let job: ImagingJob
     do throws(IOFailure) {
       job = try ImagingJob(
@@ -119,17 +120,38 @@ struct MappedCopy {
     let clock = ContinuousClock()
     let begin = clock.now
     let display = Task { await show(job, names: destinations.devices.map(\.name), since: begin) }
-    let result = await job.run()
+    var result = await job.run()
     display.cancel()
     await display.value
+    var content = ContentAccount(
+      request: request, source: source.device.name, cloned: [], hash: hash)
+    if let retries = request.verifyRetries, result.ending == .finished {
+      content.verified = try await readBack(destinations, result, holes, retries)
+      result = await job.takeBack(content.absent(from: source.region.sector))
+    }
+    content.allocated = destinations.allocated
     var nameFailures: [Int: IOFailure] = [:]
     if keeping == nil, !options.noSync { nameFailures = destinations.syncFolders() }
     return ImagingReport(
       result: result, names: destinations.devices.map(\.name), nameFailures: nameFailures,
-      allocated: destinations.allocated, map: rescue.map, sourceName: source.device.name,
+      map: rescue.map, sourceName: source.device.name,
       sourceByteCount: source.device.byteCount,
       isSynced: !options.noSync, wasRescue: rescue.rescue, duration: begin.duration(to: clock.now),
-      wasInterrupted: interruption.hasCome)
+      wasInterrupted: interruption.hasCome, content: content)
+  }
+
+  private func readBack(
+    _ destinations: Destinations, _ result: ImagingResult, _ holes: RangeSet<Sector>, _ retries: Int
+  ) async throws(Refusal) -> [VerifiedDestination]? {
+    let first = source.region.sector
+    let written = result.destinations.map { destination in
+      RangeSet(
+        destination.written.ranges.map { $0.lowerBound - first..<$0.upperBound - first })
+    }
+    return try await ReadingBack(
+      engine: engine, source: source, devices: destinations.devices, start: start,
+      options: options, interruption: interruption
+    ).run(written: written, holes: holes, retries: retries)
   }
 
   /// What of the source needn't be read. A source that fails must not fail here already: a rescue

@@ -34,6 +34,19 @@ import Testing
     }
   }
 
+  @Test func `who observes gets one window after the other, and what is finished, too`() {
+    var map = StatusMap(count: 100)
+    map.set(20..<50, .finished)
+    var plan = StraightPlan(map, domain: 10..<90, window: 1000, isObserved: true)
+    #expect(plan.next() == .read(10..<90))
+    #expect(plan.next() == .done)
+    plan = StraightPlan(map, domain: 10..<90, window: 30, isObserved: true)
+    #expect(plan.next() == .read(10..<40))
+    #expect(plan.next() == .wait)
+    plan.finish(copied: RangeSet(10..<40), failed: RangeSet(), after: .zero)
+    #expect(plan.next() == .read(40..<70))
+  }
+
   @Test func `a hole takes few windows`() {
     let hole = RangeSet(Sector(100)..<Sector(holding: 64 << 30))
     let count = Sector(holding: 64 << 30) + 100

@@ -36,10 +36,12 @@ public actor ImagingJob {
     /// How the engine copies, where it does.
     public var copyOptions: CopyOptions = .dropFailedDestinations
     /// What is known of the content, and what is made of it. Destinations that are blank hold
-    /// nothing that is to be gone on with. A rescue doesn't look for differences.
+    /// nothing that is to be gone on with. A rescue doesn't look for differences, and isn't
+    /// observed; elsewhere the observer sees everything in order, for which what is finished is
+    /// read once more.
     public var content: CopyContent?
-    /// How much data the engine is given at once.
-    public var window = Sector(holding: 32 << 20)
+    /// The most data that the engine is given at once: less where that takes longer than a second.
+    public var window = Sector(holding: 256 << 20)
 
     /// A copy without a rescue.
     public init() {}
@@ -139,6 +141,8 @@ public actor ImagingJob {
     self.source = source
     self.targets = targets
     self.client = client
+    var options = options
+    if options.rescue != nil { options.content?.observer = nil }
     self.options = options
     self.keeping = keeping
     holes = options.content?.holes.shifted(by: source.sector) ?? RangeSet()
@@ -156,7 +160,9 @@ public actor ImagingJob {
       pool = try PagePool(pageCount: each * max(1, rescue.readsInFlight) + 1)
     } else {
       order = .straight(
-        StraightPlan(map, domain: source.sectors, holes: holes, window: options.window))
+        StraightPlan(
+          map, domain: source.sectors, holes: holes, window: options.window,
+          isObserved: options.content?.observer != nil))
       pool = try PagePool(pageCount: 1)
     }
   }
@@ -190,11 +196,22 @@ public actor ImagingJob {
     }
     // If nothing was left, nothing was cut off.
     if ending == .cancelled, !order.hasWork { ending = .finished }
-    let ending = ending ?? .finished
-    if ending == .finished, let fill = options.fill { await fillLost(fill) }
+    if (ending ?? .finished) == .finished, let fill = options.fill { await fillLost(fill) }
     await flushAndSave()
-    return ImagingResult(
-      ending: ending, region: source.sectors, map: order.map,
+    return result
+  }
+
+  /// Takes back what a look at the destinations has found not to be there – sectors of the source,
+  /// by destination – and writes the map once more. After ``run()``.
+  public func takeBack(_ absent: [RangeSet<Sector>]) async -> ImagingResult {
+    for (index, sectors) in absent.enumerated() { ledger.note(absent: sectors, at: index) }
+    await save()
+    return result
+  }
+
+  private var result: ImagingResult {
+    ImagingResult(
+      ending: ending ?? .finished, region: source.sectors, map: order.map,
       destinations: ledger.destinations.enumerated().map { index, destination in
         .init(
           written: destination.written, durable: destination.durable, filled: filled[index],

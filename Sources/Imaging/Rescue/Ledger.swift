@@ -54,6 +54,12 @@ struct Ledger: Sendable {
     for range in sectors.ranges { destinations[index].written.insert(range) }
   }
 
+  /// It was looked at, and isn't there.
+  mutating func note(absent sectors: RangeSet<Sector>, at index: Int) {
+    destinations[index].written.subtract(sectors)
+    destinations[index].durable.subtract(sectors)
+  }
+
   mutating func note(durable sectors: RangeSet<Sector>, at index: Int) {
     destinations[index].durable.formUnion(sectors)
   }

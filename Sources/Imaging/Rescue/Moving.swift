@@ -28,6 +28,8 @@ extension ImagingJob {
       rest = piece.upperBound..<rest.upperBound
       if takers.isEmpty {
         copied.insert(piece)
+        // Who observes it all sees this, too; what can't be read then is missing there only.
+        if options.content?.observer != nil { _ = await copy(piece, to: []) }
       } else {
         let outcome = await copy(piece, to: takers)
         copied.formUnion(outcome.copied)
@@ -42,10 +44,15 @@ extension ImagingJob {
   ) async -> (copied: RangeSet<Sector>, failed: RangeSet<Sector>) {
     let part = piece.lowerBound - source.sector
     let from = IORegion(source.device, sector: piece.lowerBound, count: piece.length)
-    let to = takers.map {
-      IORegion(targets[$0].device, sector: targets[$0].sector + part, count: piece.length)
-    }
+    let to =
+      takers.isEmpty
+      ? [IORegion(Sink(sectorCount: piece.length), count: piece.length)]
+      : takers.map {
+        IORegion(targets[$0].device, sector: targets[$0].sector + part, count: piece.length)
+      }
     var content = options.content?.part(part..<part + piece.length)
+    content?.observer = options.content?.observer.map { PartObserver(whole: $0, start: part) }
+    if takers.isEmpty { content?.differencesOnly = false }
     content?.blankDestinations = Set(
       takers.indices.filter { options.content?.blankDestinations.contains(takers[$0]) == true })
     // A task of its own, so that it can be cancelled while all else goes on.

@@ -12,6 +12,8 @@ struct StraightPlan: Sendable {
   private let largestWindow: Sector
   private var window: Sector
   private let windowsInFlight: Int
+  /// What is given out.
+  private let wanted: Set<BlockStatus>
   /// Ascending.
   private let holes: [Range<Sector>]
   /// The first hole that doesn't lie before `position`.
@@ -22,16 +24,18 @@ struct StraightPlan: Sendable {
   /// - Parameters:
   ///   - holes: what costs nearly nothing; sectors like those of the domain.
   ///   - window: the most data of a window.
+  ///   - isObserved: one window after the other, and what is finished, too.
   init(
     _ map: StatusMap, domain: Range<Sector>, holes: RangeSet<Sector> = .init(), window: Sector,
-    windowsInFlight: Int = 2
+    isObserved: Bool = false
   ) {
     self.map = map
     self.domain = domain
     self.holes = Array(holes.ranges)
     largestWindow = window
     self.window = min(window, Self.smallestWindow)
-    self.windowsInFlight = windowsInFlight
+    windowsInFlight = isObserved ? 1 : 2
+    wanted = isObserved ? Set(BlockStatus.allCases) : Self.unfinished
     position = domain.lowerBound
   }
 
@@ -45,11 +49,12 @@ struct StraightPlan: Sendable {
 
   mutating func next() -> RescuePlan.Step {
     guard !hasStopped,
-      let run = map.first(Self.unfinished, in: position..<domain.upperBound)?.sectors
+      let run = map.first(wanted, in: position..<domain.upperBound)?.sectors
     else { return .done }
     guard inFlight < windowsInFlight else { return .wait }
     // Runs of several statuses are one to this plan: cut by the window only.
-    let end = map.first([.finished], in: run.lowerBound..<domain.upperBound)?.sectors.lowerBound
+    let unwanted = Set(BlockStatus.allCases).subtracting(wanted)
+    let end = map.first(unwanted, in: run.lowerBound..<domain.upperBound)?.sectors.lowerBound
     while nextHole < holes.count, holes[nextHole].upperBound <= run.lowerBound { nextHole += 1 }
     let range = run.lowerBound..<self.end(from: run.lowerBound, limit: end ?? domain.upperBound)
     position = range.upperBound
@@ -88,7 +93,8 @@ struct StraightPlan: Sendable {
   ) {
     inFlight -= 1
     if duration < .milliseconds(250) {
-      window = min(largestWindow, window * 2)
+      // Each window costs a little: where they are over at once they may soon be large.
+      window = min(largestWindow, window * (duration < .milliseconds(50) ? 4 : 2))
     } else if duration > .seconds(1) {
       window = max(min(largestWindow, Self.smallestWindow), Sector(window.rawValue / 2))
     }

@@ -74,14 +74,15 @@ struct ContentOptions: ParsableArguments {
       window: window, expected: expected, verifyRetries: verify ? verifyRetries : nil)
   }
 
-  /// Refuses what a copy with a map, or a rescue, doesn't do.
-  func refuseWithMap(isRescue: Bool) throws(Refusal) {
-    let given: [(Bool, String)] = [(hash != nil, "--hash"), (verify, "--verify")]
-    if let option = given.first(where: \.0)?.1 {
-      throw Refusal("\(option) can't be used with --map or --rescue")
-    }
-    if isRescue, diff {
+  /// Refuses what a rescue doesn't do.
+  func refuseWithRescue() throws(Refusal) {
+    if diff {
       throw Refusal("--diff can't be used with --rescue: a rescue writes what it could read")
+    }
+    if hash != nil {
+      throw Refusal(
+        "--hash can't be used with --rescue: a rescue doesn't read in order; hash the copy after it"
+      )
     }
   }
 
@@ -113,6 +114,11 @@ struct ContentRequest {
   var expected: String?
   /// nil: nothing is read back.
   var verifyRetries: Int?
+
+  /// What hashes the source while it is copied.
+  func makeHash(of source: Source, on loop: IOLoop) -> SourceHash? {
+    hash.map { SourceHash($0, byteCount: source.byteCount, window: window, on: loop) }
+  }
 
   /// From this length on zeros in data are zeroed by command where the destination isn't new.
   private static let shortestRun = Sector(holding: 64 << 10)

@@ -46,7 +46,7 @@ struct CopyCommand: AsyncParsableCommand {
     try rescue.check(with: options)
     let isWhole = from == .zero && to == .zero && count == nil && !rescue.isWanted
     let request = try content.makeRequest(options, isWhole: isWhole)
-    if rescue.isWanted { try content.refuseWithMap(isRescue: rescue.rescue) }
+    if rescue.rescue { try content.refuseWithRescue() }
     let engine = try options.engine.makeEngine()
     let source = try await Source(
       source, from: from, count: count, options: options, on: engine.loop)

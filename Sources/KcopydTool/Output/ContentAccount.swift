@@ -27,15 +27,24 @@ struct ContentAccount {
   /// The bytes of storage that regular files take.
   var allocated: [UInt64?] = []
 
-  /// Whether the hash was wanted to be another one, or couldn't be found out.
+  /// Whether the hash is what it was wanted to be.
   private var isExpected: Bool { request?.expected.map { $0 == digest } ?? true }
+
+  private var isHashed: Bool { request?.hash == nil || digest != nil }
 
   private var wasVerified: Bool {
     request?.verifyRetries == nil || (verified?.allSatisfy(\.isRight) ?? false)
   }
 
   /// Whether all is as it was wanted.
-  var isGood: Bool { isExpected && wasVerified }
+  var isGood: Bool { isExpected && isHashed && wasVerified }
+
+  /// By destination, what it was found not to hold; from that sector of the source on.
+  func absent(from first: Sector) -> [RangeSet<Sector>] {
+    (verified ?? []).map { found in
+      RangeSet(found.differing.union(found.unreadable).ranges.map { $0.shifted(by: first) })
+    }
+  }
 
   // MARK: Text
 
@@ -50,17 +59,23 @@ struct ContentAccount {
 
   /// What the text of success ends with.
   func successes(_ progress: CopyProgress.Snapshot) -> [String] {
+    let written = progress.destinations.map { $0.written - $0.equal }.reduce(0, +)
+    return successes(
+      bytes: progress.destinations.map(\.written).max() ?? 0, differing: written)
+  }
+
+  /// The same of a copy of so many bytes, of which so many differed if that is known.
+  func successes(bytes: UInt64, differing: UInt64? = nil) -> [String] {
     var parts: [String] = []
     if !cloned.isEmpty {
       parts.append(cloned.count == allocated.count ? "cloned" : "\(cloned.count) of them cloned")
     }
-    if request?.differencesOnly == true {
-      let written = progress.destinations.map { $0.written - $0.equal }.reduce(0, +)
-      parts.append("\(Format.bytes(written)) differed")
+    if request?.differencesOnly == true, let differing {
+      parts.append("\(Format.bytes(differing)) differed")
     }
     if verified != nil { parts.append("verified") }
     let sizes = allocated.compactMap(\.self)
-    if let most = sizes.max(), let request, request.sparse != .auto || most < totalBytes(progress) {
+    if let most = sizes.max(), let request, request.sparse != .auto || most < bytes {
       parts.append("\(Format.bytes(most)) allocated")
     }
     if let verified, verified.contains(where: { $0.rewritten > .zero }) {
@@ -70,13 +85,10 @@ struct ContentAccount {
     return parts
   }
 
-  private func totalBytes(_ progress: CopyProgress.Snapshot) -> UInt64 {
-    progress.destinations.map(\.written).max() ?? 0
-  }
-
   /// What isn't as it was wanted.
   func troubles(_ names: [String]) -> [String] {
     var lines: [String] = []
+    if !isHashed { lines.append("no hash: not all of '\(source)' was read") }
     if !isExpected, let expected = request?.expected {
       lines.append(
         "'\(source)' isn't what was expected; what was copied is not to be trusted:"

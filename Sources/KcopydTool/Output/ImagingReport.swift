@@ -9,8 +9,6 @@ struct ImagingReport {
   let names: [String]
   /// New files whose names couldn't be made durable, by destination.
   let nameFailures: [Int: IOFailure]
-  /// The bytes of storage that regular files take, by destination.
-  let allocated: [UInt64?]
   let map: String?
   let sourceName: String
   let sourceByteCount: UInt64
@@ -18,9 +16,13 @@ struct ImagingReport {
   let wasRescue: Bool
   let duration: Duration
   let wasInterrupted: Bool
+  /// Hashes, what was read back, what is allocated.
+  let content: ContentAccount
 
   /// Whether every destination holds everything, durably if that was wanted.
-  var isGood: Bool { result.isComplete && nameFailures.isEmpty }
+  var isGood: Bool { isCopied && content.isGood }
+
+  private var isCopied: Bool { result.isComplete && nameFailures.isEmpty }
 
   /// The exit status it makes.
   var status: Int32 { isGood ? 0 : result.ending == .cancelled ? 130 : 1 }
@@ -49,13 +51,16 @@ struct ImagingReport {
 
   /// The account in words.
   var text: String {
-    guard !isGood else { return success }
+    guard !isCopied else {
+      return ([success] + content.troubles(names)).joined(separator: "\n")
+    }
     var lines = [headline, Format.table(rows)]
     if !result.readFailures.isEmpty {
       lines.append("\(result.readErrors) read errors")
       lines += result.readFailures.prefix(wasRescue ? 3 : 10).map { "  \($0)" }
     }
     lines += lossLines
+    lines += content.troubles(names)
     if let failure = result.mapFailure {
       lines.append("the map couldn't be written: \(failure)")
       lines.append("  what it says is true, but there is more than it says")
@@ -71,20 +76,16 @@ struct ImagingReport {
     let wanted = bytes(all)
     if result.finishedBefore == result.region.length {
       return "nothing left to do: \(places) \(names.count == 1 ? "holds" : "hold")"
-        + " all \(Format.bytes(wanted)), durable"
+        + ([" all \(Format.bytes(wanted)), durable"] + content.successes(bytes: wanted))
+        .joined(separator: ", ")
     }
     let seconds = max(Double(duration.nanoseconds) / 1e9, 1e-9)
     let now = wanted - min(wanted, result.finishedBefore.bytes)
     return "copied \(Format.bytes(wanted)) to \(places)"
       + (result.finishedBefore > .zero ? ", the last \(Format.bytes(now))" : "")
       + " in \(Format.duration(duration)) (\(Format.rate(Double(now) / seconds)))"
-      + (isSynced ? ", durable" : ", not synced") + allocation(wanted)
-  }
-
-  /// How much the largest file takes, where that is less than its content.
-  private func allocation(_ wanted: UInt64) -> String {
-    guard let most = allocated.compactMap(\.self).max(), most < wanted else { return "" }
-    return ", \(Format.bytes(most)) allocated"
+      + ([isSynced ? ", durable" : ", not synced"] + content.successes(bytes: wanted))
+      .joined(separator: ", ")
   }
 
   private var headline: String {
@@ -168,6 +169,7 @@ struct ImagingReport {
       let missing: [Range]
       let filled: [Range]
       let errors: [Failure]
+      let verified: ContentAccount.VerifiedDocument?
     }
 
     let ending: String
@@ -181,6 +183,7 @@ struct ImagingReport {
     let map: String?
     let mapError: String?
     let destinations: [Destination]
+    let hash: ContentAccount.HashDocument?
   }
 
   /// The account for programs. `missing` and `filled` count sectors from the start of the copied
@@ -198,10 +201,12 @@ struct ImagingReport {
         let failures = [destination.failure, nameFailures[index]].compactMap { $0 }
         return .init(
           path: names[index], bytesWritten: bytes(destination.written),
-          bytesAllocated: allocated[index], durable: isDurable(index), complete: isComplete(index),
+          bytesAllocated: content.allocated[index], durable: isDurable(index),
+          complete: isComplete(index),
           missing: ranges(result.missing(index), from: first),
-          filled: ranges(destination.filled, from: first), errors: failures.map(failure))
-      })
+          filled: ranges(destination.filled, from: first), errors: failures.map(failure),
+          verified: content.verifiedDocument(index))
+      }, hash: content.hashDocument)
     return try encodeJSON(document)
   }
 
@@ -223,10 +228,13 @@ struct ImagingReport {
 func show(_ report: ImagingReport, _ options: WritingOptions) throws {
   if options.engine.json {
     Output.say(try report.json())
-  } else if !report.isGood {
-    Output.note(report.text)
-  } else if !options.engine.quiet {
-    Output.say(report.text)
+  } else {
+    for line in report.content.results { Output.say(line) }
+    if !report.isGood {
+      Output.note(report.text)
+    } else if !options.engine.quiet {
+      Output.say(report.text)
+    }
   }
   if report.status != 0 { throw Ended(status: report.status) }
 }

@@ -180,9 +180,16 @@ extension ByteBuffer {
     #expect(next?.reason == reason?.reason)
   }
 
-  @Test func `killed and started again under load, no request is lost`() async throws {
-    guard OtherServer.isInstalled("nbdkit") else { return print("skipped: no nbdkit") }
-    let server = try OtherServer("nbdkit", "--filter=delay", "file", "@/disk", "delay-write=5ms")
+  @Test(arguments: [
+    ServerKind(arguments: ["nbdkit", "--filter=delay", "file", "@/disk", "delay-write=5ms"]),
+    ServerKind(arguments: ["qemu-nbd", "-f", "raw", "--shared=8", "@/disk"]),
+  ]) func `killed and started again under load, no request is lost`(
+    kind: ServerKind
+  ) async throws {
+    guard OtherServer.isInstalled(kind.arguments[0]) else {
+      return print("skipped: \(kind.arguments[0]) is not installed")
+    }
+    let server = try OtherServer(kind.arguments)
     try server.write("disk", Data(count: 1 << 20))
     try server.start()
     let device = try await NBDDevice.open(server.uri())

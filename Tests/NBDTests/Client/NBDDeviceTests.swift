@@ -40,6 +40,47 @@ func failure(_ body: () async throws -> Void) async -> IOFailure? {
   }
 }
 
+/// Random requests, one after the other and some at once, against a model of what the device holds.
+func exercise(
+  _ device: NBDDevice, _ model: inout [UInt8], _ random: inout SeededRandom, count: Int = 80
+) async throws {
+  for _ in 0..<count {
+    let sectors = random.range(in: .zero..<device.sectorCount, longest: 100)
+    let bytes = Int(sectors.lowerBound.bytes)..<Int(sectors.upperBound.bytes)
+    switch random.next(upperBound: UInt64(6)) {
+    case 0, 1:
+      let data = (bytes).map { _ in UInt8.random(in: 0...255, using: &random) }
+      try await device.put(
+        data, at: sectors.lowerBound, random.chance(1, in: 4) ? .durable : [])
+      model.replaceSubrange(bytes, with: data)
+    case 2:
+      try await device.writeZeroes(sectors, mayUnmap: random.chance(1, in: 2))
+      model.replaceSubrange(bytes, with: repeatElement(0, count: bytes.count))
+    case 3:
+      var next = sectors.lowerBound
+      for extent in try await device.blockStatus(sectors, limit: 10) {
+        #expect(extent.sectors.lowerBound == next)
+        next = extent.sectors.upperBound
+        guard extent.status == .zero else { continue }
+        let part = Int(extent.sectors.lowerBound.bytes)..<Int(next.bytes)
+        #expect(model[part].allSatisfy { $0 == 0 }, "not zero: \(extent.sectors.label)")
+      }
+      #expect(next > sectors.lowerBound)
+    default:
+      #expect(try await device.bytes(sectors) == Array(model[bytes]))
+    }
+  }
+  // Neighbours in one block at the same time: none undoes the other.
+  try await withThrowingTaskGroup(of: Void.self) { group in
+    for sector in 0..<64 {
+      let data = [UInt8](repeating: UInt8(sector), count: 512)
+      model.replaceSubrange(sector * 512..<sector * 512 + 512, with: data)
+      group.addTask { try await device.put(data, at: Sector(UInt64(sector))) }
+    }
+    try await group.waitForAll()
+  }
+}
+
 /// The arguments of a server, and what is special about it.
 struct ServerKind: CustomTestStringConvertible, Sendable {
   let arguments: [String]
@@ -54,6 +95,8 @@ struct ServerKind: CustomTestStringConvertible, Sendable {
     ],
     ["nbdkit", "--filter=fua", "file", "@/disk", "fuamode=emulate"],
     ["nbdkit", "--filter=nozero", "file", "@/disk"],
+    ["nbdkit", "--filter=delay", "file", "@/disk", "rdelay=1ms", "wdelay=1ms"],
+    ["nbdkit", "--filter=noparallel", "file", "@/disk", "serialize=requests"],
     ["nbdkit", "--no-sr", "file", "@/disk"],
     ["nbdkit", "--filter=multi-conn", "file", "@/disk", "multi-conn-mode=disable"],
     ["nbdkit", "--mask-handshake=0", "file", "@/disk"],
@@ -77,41 +120,7 @@ struct ServerKind: CustomTestStringConvertible, Sendable {
     try server.start()
     let device = try await NBDDevice.open(server.uri())
     #expect(device.byteCount == UInt64(size))
-    for _ in 0..<80 {
-      let sectors = random.range(in: .zero..<device.sectorCount, longest: 100)
-      let bytes = Int(sectors.lowerBound.bytes)..<Int(sectors.upperBound.bytes)
-      switch random.next(upperBound: UInt64(6)) {
-      case 0, 1:
-        let data = (bytes).map { _ in UInt8.random(in: 0...255, using: &random) }
-        try await device.put(
-          data, at: sectors.lowerBound, random.chance(1, in: 4) ? .durable : [])
-        model.replaceSubrange(bytes, with: data)
-      case 2:
-        try await device.writeZeroes(sectors, mayUnmap: random.chance(1, in: 2))
-        model.replaceSubrange(bytes, with: repeatElement(0, count: bytes.count))
-      case 3:
-        var next = sectors.lowerBound
-        for extent in try await device.blockStatus(sectors, limit: 10) {
-          #expect(extent.sectors.lowerBound == next)
-          next = extent.sectors.upperBound
-          guard extent.status == .zero else { continue }
-          let part = Int(extent.sectors.lowerBound.bytes)..<Int(next.bytes)
-          #expect(model[part].allSatisfy { $0 == 0 }, "not zero: \(extent.sectors.label)")
-        }
-        #expect(next > sectors.lowerBound)
-      default:
-        #expect(try await device.bytes(sectors) == Array(model[bytes]))
-      }
-    }
-    // Neighbours in one block at the same time: none undoes the other.
-    try await withThrowingTaskGroup(of: Void.self) { group in
-      for sector in 0..<64 {
-        let data = [UInt8](repeating: UInt8(sector), count: 512)
-        model.replaceSubrange(sector * 512..<sector * 512 + 512, with: data)
-        group.addTask { try await device.put(data, at: Sector(UInt64(sector))) }
-      }
-      try await group.waitForAll()
-    }
+    try await exercise(device, &model, &random)
     try await device.flush()
     #expect(try server.read("disk") == Data(model))
   }
@@ -144,6 +153,39 @@ struct ServerKind: CustomTestStringConvertible, Sendable {
     #expect(zero?.errno == .ioError && zero?.operation == .writeZeroes)
     let beyond = await failure { _ = try await device.bytes(2047..<2049) }
     #expect(beyond?.reason.contains("beyond the end") == true)
+  }
+
+  /// One request in five fails; what goes well is right, and so is what is tried again.
+  @Test func `errors now and then`() async throws {
+    guard OtherServer.isInstalled("nbdkit") else { return print("skipped: no nbdkit") }
+    let server = try OtherServer(
+      "nbdkit", "--filter=error", "file", "@/disk", "error=EIO", "error-rate=20%")
+    var random = SeededRandom(seed: 9)
+    var model = [UInt8](repeating: 3, count: 1 << 16)
+    try server.write("disk", Data(model))
+    try server.start()
+    let device = try await NBDDevice.open(server.uri())
+    var failures = 0
+    func untilDone(_ body: () async throws -> Void) async throws {
+      while let failure = await failure(body) {
+        #expect(failure.errno == .ioError)
+        failures += 1
+      }
+    }
+    for _ in 0..<60 {
+      let sectors = random.range(in: .zero..<device.sectorCount, longest: 20)
+      let bytes = Int(sectors.lowerBound.bytes)..<Int(sectors.upperBound.bytes)
+      let data = bytes.map { _ in UInt8.random(in: 0...255, using: &random) }
+      try await untilDone { try await device.put(data, at: sectors.lowerBound) }
+      model.replaceSubrange(bytes, with: data)
+      try await untilDone {
+        let found = try await device.bytes(sectors)
+        #expect(found == data)
+      }
+    }
+    try await untilDone { try await device.flush() }
+    #expect(failures > 0)
+    #expect(try server.read("disk") == Data(model))
   }
 
   @Test func `what can't be opened is refused with the reason`() async throws {

@@ -13,7 +13,7 @@ import Testing
 
   @Test(.enabled(if: hasTools, "openssl or nbdinfo is not installed"))
   func required() async throws {
-    try await withCertificates { folder in
+    try await Certificates.made { folder in
       let tls = try ServerTLS(
         mode: .require, certificate: "\(folder)/server-cert.pem", key: "\(folder)/server-key.pem")
       try await TestServer.serving(tls: tls, ["disk": MemoryDevice(sectorCount: 64)]) { test in
@@ -37,7 +37,7 @@ import Testing
 
   @Test(.enabled(if: hasTools, "openssl or nbdinfo is not installed"))
   func clientsAreVerified() async throws {
-    try await withCertificates { folder in
+    try await Certificates.made { folder in
       let tls = try ServerTLS(
         mode: .on, certificate: "\(folder)/server-cert.pem", key: "\(folder)/server-key.pem",
         clientAuthority: "\(folder)/ca-cert.pem")
@@ -58,7 +58,7 @@ import Testing
   /// What someone in between puts behind the change to TLS must not be taken for the client's.
   @Test(.enabled(if: hasTools, "openssl or nbdinfo is not installed"))
   func nothingInPlainIsTakenAlong() async throws {
-    try await withCertificates { folder in
+    try await Certificates.made { folder in
       let tls = try ServerTLS(
         mode: .on, certificate: "\(folder)/server-cert.pem", key: "\(folder)/server-key.pem")
       try await TestServer.serving(tls: tls, ["disk": MemoryDevice(sectorCount: 64)]) { test in
@@ -80,32 +80,6 @@ import Testing
       case .tcp(_, let port) = try await test.server.listen(on: .tcp(host: "localhost", port: 0))
     else { throw ServerError("not over TCP") }
     return port
-  }
-
-  /// Runs `body` with a folder of certificates, as libnbd likes them.
-  private func withCertificates(_ body: (String) async throws -> Void) async throws {
-    let folder = FileManager.default.temporaryDirectory
-      .appendingPathComponent("kcopyd-tls-\(UInt32.random(in: 0 ... .max))").path
-    try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
-    defer { try? FileManager.default.removeItem(atPath: folder) }
-    let key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-x509"]
-    try make(
-      key + ["-keyout", "\(folder)/ca-key.pem", "-out", "\(folder)/ca-cert.pem", "-subj", "/CN=ca"])
-    for name in ["server", "client"] {
-      try make(
-        key + [
-          "-CA", "\(folder)/ca-cert.pem", "-CAkey", "\(folder)/ca-key.pem", "-keyout",
-          "\(folder)/\(name)-key.pem", "-out", "\(folder)/\(name)-cert.pem", "-subj",
-          "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-addext",
-          "basicConstraints=critical,CA:FALSE",
-        ])
-    }
-    try await body(folder)
-  }
-
-  private func make(_ arguments: [String]) throws {
-    let (status, text) = try run("openssl", ["req"] + arguments)
-    try #require(status == 0, "\(text)")
   }
 
   private func run(_ tool: String, _ arguments: String...) throws -> (Int32, String) {

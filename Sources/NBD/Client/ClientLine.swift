@@ -13,9 +13,14 @@ final class ClientLine {
   private(set) var progress: NIODeadline
 
   private var out = ByteBuffer()
+  /// Large buffers that have been sent, for those to come: new memory would be fetched from the
+  /// system, page by page, for every write.
+  private var spare: [ByteBuffer] = []
 
   /// Up to that size requests are put together into one buffer.
   private static let batch = 64 << 10
+  private static let spares = 8
+  private static let largestSpare = 2 << 20
 
   init(number: RequestLedger.Connection, channel: any Channel, handshake: ClientHandshake) {
     self.number = number
@@ -33,7 +38,7 @@ final class ClientLine {
     if case .write(let buffer, _) = request.operation { data = buffer }
     let size = RequestHeader.size + (data == nil ? 0 : request.payload)
     if out.readableBytes > 0, out.readableBytes + size > Self.batch { writeOut() }
-    if out.readableBytes == 0 { out = channel.allocator.buffer(capacity: size) }
+    if out.readableBytes == 0 { out = buffer(of: size) }
     RequestHeader(
       request.command, flags: request.flags, cookie: number, offset: request.bytes.lowerBound,
       length: UInt32(request.bytes.count)
@@ -50,8 +55,23 @@ final class ClientLine {
 
   private func writeOut() {
     guard out.readableBytes > 0 else { return }
-    channel.write(out).assumeIsolated().whenSuccess { self.noteProgress() }
+    let sent = out
     out = ByteBuffer()
+    channel.write(sent).assumeIsolated().whenSuccess {
+      self.noteProgress()
+      let isUseful = sent.capacity > Self.batch && sent.capacity <= Self.largestSpare
+      if isUseful, self.spare.count < Self.spares { self.spare.append(sent) }
+    }
+  }
+
+  private func buffer(of size: Int) -> ByteBuffer {
+    guard size > Self.batch, let index = spare.lastIndex(where: { $0.capacity >= size }) else {
+      return channel.allocator.buffer(capacity: size)
+    }
+    var buffer = spare.remove(at: index)
+    // Nobody else has it any more: its memory stays.
+    buffer.clear()
+    return buffer
   }
 }
 

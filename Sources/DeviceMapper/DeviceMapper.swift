@@ -58,6 +58,13 @@ public actor DeviceMapper {
     services = TargetServices(configuration, on: loop)
   }
 
+  /// Opens for reading what a table may name, for whoever wants to know something of it.
+  public nonisolated func openForLooking(
+    _ word: String
+  ) async throws(IOFailure) -> any BlockDevice {
+    try await opener.open(word, false)
+  }
+
   // MARK: Finding
 
   /// The device of a name, of `/dev/mapper/NAME`, or of its `major:minor`.

@@ -276,6 +276,36 @@ struct DaemonCommandTests {
     #expect(output.contains(text))
   }
 
+  @Test func exportsOfOthersAreEndsOfLiveCopies() throws {
+    let folder = try Folder()
+    try folder.write("disk", pattern(1 << 20))
+    for name in ["a", "b"] { try folder.write(name, Data(count: 1 << 20)) }
+    guard let one = try NetworkCommandTests.Server(["file", folder.file("a")], "s1", in: folder),
+      let other = try NetworkCommandTests.Server(["file", folder.file("b")], "s2", in: folder)
+    else { return }
+    let leg = "nbd+unix:///?socket=\(folder.file("s1"))"
+    let goal = "nbd+unix:///?socket=\(folder.file("s2"))"
+    let daemon = try Daemon(folder)
+    try daemon.run("dm", "attach", "disk", "disk", "--export")
+    try daemon.run("mirror", "add", "-q", "disk", leg)
+    try daemon.run("mirror", "split", "disk", leg, "--as", "copy")
+    #expect(try folder.read("a") == folder.read("disk"))
+    try daemon.run("move", "--live", "-q", "disk", goal)
+    #expect(try daemon.table.contains("disk: 0 2048 linear \(goal) 0"))
+    #expect(try folder.read("b") == folder.read("disk"))
+    try daemon.run("snapshot", "take", "snap", "--of", "disk", "--cow", "cow")
+    // A device over its own export would wait for itself.
+    let own = "nbd+unix:///disk?socket=\(folder.file("nbd"))"
+    let refused = try daemon.run("move", "--live", "disk", own, status: 2)
+    #expect(refused.errors.contains("serves it itself"))
+    try daemon.run("snapshot", "drop", "snap")
+    try daemon.run("dm", "remove", "copy")
+    try daemon.run("dm", "attach", "copy", leg)
+    #expect(try daemon.table.contains("copy: 0 2048 linear \(leg) 0"))
+    #expect(try daemon.stop().status == 0)
+    withExtendedLifetime((one, other)) {}
+  }
+
   @Test func waitingIsGivenUpByTheClientAlone() throws {
     let folder = try Folder()
     let daemon = try Daemon(folder)

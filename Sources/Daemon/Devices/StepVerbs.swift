@@ -1,6 +1,7 @@
 import BlockIO
 import DeviceMapper
 import Foundation
+import NBD
 import Snapshots
 import SystemPackage
 
@@ -12,12 +13,22 @@ extension DeviceKeeper {
   func attach(
     _ name: String, file: String, isReadOnly: Bool, isExported: Bool
   ) async throws(ControlFailure) -> String {
-    let sectors = try await fileSize(file)
+    let sectors = try await wholeSize(file)
     try await create(
       name, uuid: nil, table: DeviceTable.text(sectors, "linear", [file, "0"]),
       isReadOnly: isReadOnly)
     guard isExported else { return "'\(name)' is a device over '\(file)'" }
     return try await export(name, as: nil, isReadOnly: isReadOnly)
+  }
+
+  /// The whole sectors of what a table's word names.
+  private func wholeSize(_ word: String) async throws(ControlFailure) -> UInt64 {
+    guard NBDURI.isMeant(by: word) else { return try await fileSize(word) }
+    do throws(IOFailure) {
+      return try await mapper.openForLooking(word).wholeSectorCount.rawValue
+    } catch {
+      throw .refused("\(error)")
+    }
   }
 
   /// The whole sectors of a file.

@@ -65,7 +65,7 @@ public enum DaemonService {
     on network: NetworkLoop, _ logger: Logger
   ) async throws(ControlFailure) -> DeviceKeeper {
     let loop = network.ioLoop
-    let mapper = DeviceMapper(.wholePaths(on: network), on: loop)
+    let mapper = DeviceMapper(.wholePaths(on: network, notAt: settings.addresses), on: loop)
     let server: NBDServer
     do {
       server = try NBDServer(on: network, tls: try settings.tls?.loaded, logger: logger)
@@ -144,7 +144,11 @@ extension Settings.TLS {
 
 extension DeviceOpener {
   /// Files by their whole paths, and exports of others by their URIs: the daemon's own folder is nobody's business.
-  fileprivate static func wholePaths(on network: NetworkLoop) -> DeviceOpener {
+  ///
+  /// - Parameter own: where this daemon serves: a device over its own export would wait for itself.
+  fileprivate static func wholePaths(
+    on network: NetworkLoop, notAt own: [ListenAddress]
+  ) -> DeviceOpener {
     let eventLoop = network.eventLoop
     let files = DeviceOpener.files(on: network.ioLoop) {
       (word, isWritable) async throws(IOFailure) in
@@ -155,6 +159,11 @@ extension DeviceOpener {
         uri = try NBDURI(word)
       } catch {
         throw IOFailure(.open, word, errno: .invalidArgument, detail: "\(error)")
+      }
+      guard !own.contains(where: { $0.isServer(of: uri) }) else {
+        throw IOFailure(
+          .open, word, errno: .tooManySymbolicLinkLevels,
+          detail: "this daemon serves it itself; name the device")
       }
       return try await NBDDevice.open(uri, options, on: eventLoop)
     }
@@ -167,6 +176,18 @@ extension DeviceOpener {
         }
         return try await files.open(word, isWritable)
       })
+  }
+}
+
+extension ListenAddress {
+  /// Whether the server of a URI listens there; other names of the same address aren't known.
+  fileprivate func isServer(of uri: NBDURI) -> Bool {
+    switch (self, uri.server) {
+    case (.unix(let path), .unix(let other)): path == other
+    case (.tcp(let host, let port), .tcp(let other, let otherPort)):
+      port == otherPort && host == other
+    default: false
+    }
   }
 }
 

@@ -1,6 +1,7 @@
 import ArgumentParser
 import Daemon
 import Foundation
+import NBD
 
 /// Where the daemon is, for every command that asks it something.
 struct DaemonOptions: ParsableArguments {
@@ -35,9 +36,10 @@ struct DaemonOptions: ParsableArguments {
   }
 }
 
-/// A file's path as the daemon must be given it, which has a folder of its own.
+/// A file's path as the daemon must be given it, which has a folder of its own; the URI of an export
+/// as it is.
 func absolutePath(_ path: String) -> String {
-  path.hasPrefix("/")
+  path.hasPrefix("/") || NBDURI.isMeant(by: path)
     ? path
     : URL(fileURLWithPath: path).standardizedFileURL.path
 }

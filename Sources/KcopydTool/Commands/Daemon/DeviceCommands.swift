@@ -77,11 +77,12 @@ struct CreateDevice: AsyncParsableCommand {
 
 struct AttachDevice: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "attach", abstract: "Make a device of a whole file: one linear line over it.")
+    commandName: "attach",
+    abstract: "Make a device of a whole file, disk or NBD export: one linear line over it.")
 
   @OptionGroup var daemon: DaemonOptions
   @Argument(help: "Its name.") var name: String
-  @Argument(help: "The file or block device.") var file: String
+  @Argument(help: "The file or block device, or an NBD URI.") var file: String
   @Flag(name: [.short, .long], help: "Refuse writes.") var readonly = false
   @Flag(help: "Export it by its name, too.") var export = false
 

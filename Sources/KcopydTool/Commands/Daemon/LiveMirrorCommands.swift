@@ -15,7 +15,7 @@ struct MirrorAddCommand: AsyncParsableCommand {
 
   @OptionGroup var daemon: DaemonOptions
   @Argument(help: "The device.") var device: String
-  @Argument(help: "The leg: a file or block device; it is overwritten.") var leg: String
+  @Argument(help: "The leg: a file, block device or NBD URI; it is overwritten.") var leg: String
   @Option(help: "Size of a region, a power of two. (default: 2MiB)") var region: String?
   @Flag(help: "Don't wait until it is in sync.") var detach = false
   @Flag(name: .shortAndLong, help: "No progress.") var quiet = false

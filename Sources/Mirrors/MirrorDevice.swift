@@ -84,6 +84,9 @@ public final class MirrorDevice: BlockDevice {
 
   public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
     try check(sectors, for: .read)
+    if let leg = mirror.beginReadHere(sectors) {
+      return try await mirror.readHere(sectors, from: leg, into: buffer)
+    }
     try await mirror.read(sectors, into: buffer)
   }
 
@@ -91,8 +94,6 @@ public final class MirrorDevice: BlockDevice {
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure) {
     try check(sectors, for: .write)
-    // On the loop already, and nothing to be done first: the change to the actor and back would
-    // take longer than starting the writes.
     if let touched = mirror.beginWriteHere(sectors) {
       return try await mirror.writeHere(sectors, touched, from: buffer, options: options)
     }

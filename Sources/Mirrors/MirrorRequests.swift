@@ -37,13 +37,14 @@ extension Mirror {
     return (sectors.clamped(to: region), isInSync)
   }
 
-  private func read(
-    _ sectors: Range<Sector>, isInSync: Bool, into buffer: IOBuffer
+  /// Reads from any leg that will do, but for those that have been tried: the last one failed with
+  /// `last`.
+  func read(
+    _ sectors: Range<Sector>, isInSync: Bool, into buffer: IOBuffer, tried: Set<Int> = [],
+    last: IOFailure? = nil
   ) async throws(IOFailure) {
     let touched = parameters.regionSize.regions(touching: sectors)
-    var isInSync = isInSync
-    var tried = Set<Int>()
-    var last: IOFailure?
+    var (isInSync, tried, last) = (isInSync, tried, last)
     while let index = legToRead(
       isInSync: isInSync, trusted: trustedLeg(of: touched.lowerBound), except: tried)
     {
@@ -59,7 +60,7 @@ extension Mirror {
       } catch {
         last = error
         tried.insert(index)
-        if !(isInSync && parameters.conduct.repairsReads) { mark(index, .read, error) }
+        noteFailedRead(index, error, isInSync: isInSync)
         // Meanwhile they may have come into sync, so that the others will do.
         isInSync = isInSync || touched.allSatisfy { log.isInSync($0) }
       }
@@ -72,15 +73,24 @@ extension Mirror {
         .read, name, sectors, errno: .ioError, detail: "no leg is left that could be read")
   }
 
+  /// A leg couldn't be read. Where it can be mended, that is tried before it is marked.
+  func noteFailedRead(_ index: Int, _ failure: IOFailure, isInSync: Bool) {
+    if !(isInSync && parameters.conduct.repairsReads) { mark(index, .read, failure) }
+  }
+
   /// The leg to read from: in sync any good one, else only the one that is trusted.
-  private func legToRead(isInSync: Bool, trusted: Int, except tried: Set<Int>) -> Int? {
+  func legToRead(isInSync: Bool, trusted: Int, except tried: Set<Int>) -> Int? {
     let isUsable = { (index: Int) in self.legs[index].isGood && !tried.contains(index) }
     guard isInSync else { return isUsable(trusted) ? trusted : nil }
+    var best: Int?
     // The default leg, then downwards, in a circle.
-    let order = legs.indices.map { (defaultLeg + legs.count - $0) % legs.count }
-    let usable = order.filter(isUsable)
-    guard parameters.conduct.balancesReads else { return usable.first }
-    return usable.min { legs[$0].reads < legs[$1].reads }
+    for step in legs.indices {
+      let index = (defaultLeg + legs.count - step) % legs.count
+      guard isUsable(index) else { continue }
+      guard parameters.conduct.balancesReads else { return index }
+      if best.map({ legs[index].reads < legs[$0].reads }) ?? true { best = index }
+    }
+    return best
   }
 
   /// Writes what a leg couldn't read to it again, from the others, when nothing else is under way

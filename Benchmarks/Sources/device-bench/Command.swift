@@ -33,6 +33,7 @@ struct Options: ParsableArguments {
       Place(name: "disk, page cache", folder: disk, direct: .off),
       Place(name: "disk, O_DIRECT", folder: disk, direct: .on),
       Place(name: "fixed latency", folder: tmpfs, direct: nil),
+      Place(name: "one at a time", folder: tmpfs, direct: nil, oneAtATime: true),
     ]
   }
 }
@@ -112,12 +113,14 @@ struct Place {
   let folder: String
   /// nil: no file, but memory with a fixed latency.
   let direct: DirectChoice?
+  /// Whether that does one request after the other.
+  var oneAtATime = false
 
   /// A file there, or what stands for one.
   func device(
     _ name: String, _ sectors: Sector, in scratch: Scratch, _ loop: IOLoop
   ) throws -> any BlockDevice {
-    guard let direct else { return SlowMemory(name, sectors, on: loop) }
+    guard let direct else { return SlowMemory(name, sectors, oneAtATime: oneAtATime, on: loop) }
     return try scratch.file(name, sectors, direct, loop)
   }
 }

@@ -1,8 +1,50 @@
 import BlockIO
 
-// Writes to regions that are in use already, in the task that asks for them.
+// Requests that have nothing to wait for, in the task that asks for them: where that runs on the
+// loop already, the change to the actor and back would take longer than starting the I/O.
 
 extension Mirror {
+  // MARK: Reading
+
+  /// Begins a read in the calling task, if that runs on the loop and all regions are in sync.
+  ///
+  /// - Returns: the leg, for ``readHere(_:from:into:)``.
+  nonisolated func beginReadHere(_ sectors: Range<Sector>) -> Int? {
+    guard loop.isCurrent, !sectors.isEmpty else { return nil }
+    return assumeIsolated { mirror in
+      let touched = mirror.parameters.regionSize.regions(touching: sectors)
+      guard mirror.isResumed, !mirror.isSuspending, touched.allSatisfy(mirror.log.isInSync),
+        let index = mirror.legToRead(isInSync: true, trusted: mirror.defaultLeg, except: [])
+      else { return nil }
+      mirror.requests.add(1)
+      mirror.legs[index].reads += 1
+      return index
+    }
+  }
+
+  /// Does that read; from another leg, if this one fails.
+  nonisolated func readHere(
+    _ sectors: Range<Sector>, from index: Int, into buffer: IOBuffer
+  ) async throws(IOFailure) {
+    defer { endReadHere() }
+    do throws(IOFailure) {
+      defer { endReadHere(of: index) }
+      let place = places[index]
+      return try await place.device.read(sectors.shifted(by: place.offset), into: buffer)
+    } catch {
+      await noteFailedRead(index, error, isInSync: true)
+      try await read(sectors, isInSync: true, into: buffer, tried: [index], last: error)
+    }
+  }
+
+  private nonisolated func endReadHere(of leg: Int) {
+    assumeIsolated { $0.legs[leg].reads -= 1 }
+  }
+
+  private nonisolated func endReadHere() { assumeIsolated { $0.endRequest() } }
+
+  // MARK: Writing
+
   /// Begins a write in the calling task, if that runs on the loop and nothing has to be done first:
   /// its regions are in sync, marked on the disk, and not being copied or compared.
   ///

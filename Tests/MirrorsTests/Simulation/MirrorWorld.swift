@@ -153,7 +153,7 @@ final class MirrorWorld: Sendable {
     let seen = disks.map { $0.log.count }
     let mirror = try MirrorDevice(
       legs: devices, log: logDevice, sidecar: sidecarDevice, sectorCount: plan.count,
-      parameters: plan.parameters, subJob: 16, on: loop, onEvent: { self.note($0) })
+      parameters: plan.parameters, subJob: 16, on: loop, onEvent: { [weak self] in self?.note($0) })
     now.withLock { now in
       now.seen = seen
       now.mirror = mirror

@@ -39,6 +39,17 @@ actor ExportKeeper {
     }
   }
 
+  /// Takes clients from sockets that were handed over at the start.
+  func listen(onInherited descriptors: [Int32]) async throws(ControlFailure) {
+    for descriptor in descriptors {
+      do throws(ServerError) {
+        addresses.append(try await server.listen(onInherited: descriptor))
+      } catch {
+        throw .refused("\(error)")
+      }
+    }
+  }
+
   /// Begins to serve a device.
   func start(_ record: SavedExport) async throws(ControlFailure) {
     guard served[record.export] == nil else { return }

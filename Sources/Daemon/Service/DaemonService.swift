@@ -36,6 +36,8 @@ public enum DaemonService {
       services.append(MetricsService(server: server, keeper: keeper))
     }
     try await keeper.exports.listen(settings.addresses)
+    try await keeper.exports.listen(
+      onInherited: inherited.filter { $0.name == "nbd" }.map(\.descriptor))
     await keeper.takeUp()
     logger.info(
       "serving",

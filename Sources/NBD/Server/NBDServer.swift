@@ -132,33 +132,17 @@ public actor NBDServer {
   /// - Returns: where it listens: with the port, if any was wanted.
   @discardableResult
   public func listen(on address: ListenAddress) async throws(ServerError) -> ListenAddress {
-    let bootstrap = ServerBootstrap(group: network.eventLoop)
-      .serverChannelOption(.backlog, value: 128)
-      .childChannelOption(.maxMessagesPerRead, value: 4)
-      .childChannelOption(
-        .recvAllocator,
-        value: AdaptiveRecvByteBufferAllocator(minimum: 4096, initial: 65536, maximum: 1 << 18)
-      )
-      .childChannelOption(
-        .writeBufferWaterMark, value: .init(low: 1 << 20, high: 4 << 20)
-      )
-      .childChannelInitializer { channel in
-        channel.eventLoop.makeCompletedFuture { try self.assumeIsolated { try $0.accept(channel) } }
-      }
     do {
       let channel: any Channel
       switch address {
       case .unix(let path):
-        // As much as the system allows: an answer of 256 KiB in one piece. TCP finds its own size.
-        channel =
-          try await bootstrap
-          .childChannelOption(.socketOption(.so_sndbuf), value: 4 << 20)
-          .bind(unixDomainSocketPath: path, cleanupExistingSocketFile: true).get()
+        channel = try await bootstrap.bind(
+          unixDomainSocketPath: path, cleanupExistingSocketFile: true
+        ).get()
       case .tcp(let host, let port):
         channel =
           try await bootstrap
           .serverChannelOption(.socketOption(.so_reuseaddr), value: 1)
-          .childChannelOption(.tcpOption(.tcp_nodelay), value: 1)
           .bind(host: host, port: port).get()
       }
       listeners.append(channel)
@@ -171,6 +155,41 @@ public actor NBDServer {
     }
   }
 
+  /// Takes clients from a socket that somebody else – systemd – listens on already.
+  ///
+  /// - Parameter descriptor: the socket; it belongs to the server from now on.
+  /// - Returns: where that is.
+  @discardableResult
+  public func listen(onInherited descriptor: CInt) async throws(ServerError) -> ListenAddress {
+    do {
+      let channel = try await bootstrap.withBoundSocket(descriptor).get()
+      listeners.append(channel)
+      let address = channel.localAddress
+      guard let host = address?.ipAddress, let port = address?.port else {
+        return .unix(path: address?.pathname ?? "")
+      }
+      return .tcp(host: host, port: port)
+    } catch {
+      throw ServerError("cannot listen on the socket \(descriptor) that was handed over: \(error)")
+    }
+  }
+
+  private var bootstrap: ServerBootstrap {
+    ServerBootstrap(group: network.eventLoop)
+      .serverChannelOption(.backlog, value: 128)
+      .childChannelOption(.maxMessagesPerRead, value: 4)
+      .childChannelOption(
+        .recvAllocator,
+        value: AdaptiveRecvByteBufferAllocator(minimum: 4096, initial: 65536, maximum: 1 << 18)
+      )
+      .childChannelOption(
+        .writeBufferWaterMark, value: .init(low: 1 << 20, high: 4 << 20)
+      )
+      .childChannelInitializer { channel in
+        channel.eventLoop.makeCompletedFuture { try self.assumeIsolated { try $0.accept(channel) } }
+      }
+  }
+
   private func accept(_ channel: any Channel) throws {
     let peer = channel.remoteAddress.flatMap { address in
       address.ipAddress.map { "\($0):\(address.port ?? 0)" }
@@ -180,6 +199,12 @@ public actor NBDServer {
         "connection refused: there are \(connections.count)",
         metadata: ["peer": "\(peer ?? "unix")"])
       throw ChannelError.inappropriateOperationForState
+    }
+    if peer == nil {
+      // As much as the system allows: an answer of 256 KiB in one piece. TCP finds its own size.
+      try channel.syncOptions?.setOption(.socketOption(.so_sndbuf), value: 4 << 20)
+    } else {
+      try channel.syncOptions?.setOption(.tcpOption(.tcp_nodelay), value: 1)
     }
     let connection = Connection(channel, self, peer: peer ?? "unix")
     connections[ObjectIdentifier(connection)] = connection

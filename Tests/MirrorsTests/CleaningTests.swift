@@ -1,0 +1,35 @@
+import BlockIO
+import BlockIOTesting
+import DeviceMapperTesting
+import Mirrors
+import Testing
+
+/// When a region that has gone idle is called clean.
+@Suite struct CleaningTests {
+  /// Each time it goes idle, and counted from the end of the last write.
+  @Test func aRegionIsCalledCleanEachTimeAfterItsLastWrite() throws {
+    try simulate { loop in
+      let legs = (0..<2).map { SimulatedDisk("leg\($0)", sectorCount: 512, loop: loop) }
+      let log = SimulatedDisk("log", sectorCount: 8, loop: loop)
+      let parameters = MirrorParameters(regionSize: try #require(RegionSize(32)))
+      let delay = parameters.conduct.cleaningDelay
+      let mirror = try MirrorDevice(
+        legs: legs.map { MirrorLeg($0) }, log: log, parameters: parameters, on: loop)
+      try await mirror.resume()
+      await mirror.waitForRecovery()
+      for round in 0..<3 {
+        #expect(log.contents[1024] == 0xff, "round \(round)")
+        try await mirror.put("new", 40..<50)
+        #expect(log.contents[1024] == 0xfd, "round \(round)")
+        // Written once more before it is due: it isn't then, but that much later.
+        await loop.sleep(for: delay * 0.8)
+        try await mirror.put("newer", 40..<50)
+        await loop.sleep(for: delay * 0.6)
+        #expect(log.contents[1024] == 0xfd, "round \(round)")
+        await loop.sleep(for: delay)
+      }
+      #expect(log.contents[1024] == 0xff)
+      await mirror.suspend()
+    }
+  }
+}

@@ -243,6 +243,44 @@ struct DaemonCommandTests {
     #expect(try daemon.stop().status == 0)
   }
 
+  /// A file with everything in it: a device, its export, and TLS, which clients must use.
+  @Test(.enabled(if: program("openssl") != nil, "openssl isn't installed"))
+  func configurationWithExportsAndTLS() throws {
+    let folder = try Folder()
+    try folder.write("disk", pattern(1 << 20))
+    let process = Process()
+    process.executableURL = URL(fileURLWithPath: try #require(program("openssl")))
+    process.arguments =
+      ["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+      + ["-addext", "subjectAltName=DNS:localhost", "-keyout", folder.file("key.pem")]
+      + ["-out", folder.file("ca-cert.pem")]
+    process.standardError = FileHandle.nullDevice
+    try process.run()
+    process.waitUntilExit()
+    try folder.write(
+      "config",
+      Data(
+        """
+        {"nbd": {"tls": {"mode": "require", "certificate": "\(folder.file("ca-cert.pem"))",
+         "key": "\(folder.file("key.pem"))"}},
+         "devices": {"disk": "0 2048 linear \(folder.file("disk")) 0"},
+         "exports": {"shown": "disk"}}
+        """.utf8))
+    let daemon = try Daemon(folder, "--config", folder.file("config"))
+    let export = ":///shown?socket=\(folder.file("nbd"))"
+    let tls = "&tls-hostname=localhost&tls-certificates=\(folder.path)"
+    let outcome = try Command.run(
+      "compare", "disk", "nbds+unix" + export + tls, in: folder)
+    #expect(outcome.status == 0, "\(outcome.errors)")
+    let plain = try Command.run("compare", "disk", "nbd+unix" + export, in: folder)
+    #expect(plain.status == 2 && plain.errors.contains("TLS"), "\(plain.errors)")
+    // The state has it, too, by now: it comes back once, and no second time from the file.
+    daemon.killHard()
+    try daemon.again("--config", folder.file("config"))
+    #expect(try daemon.run("exports").output.split(separator: "\n").count == 1)
+    #expect(try daemon.stop().status == 0)
+  }
+
   /// Ten rounds of `Interop/daemon-kill`, which says more of itself.
   @Test func nothingIsLostOverKillsUnderLoad() throws {
     try interop("daemon-kill", "10", "5", says: "nothing lost")

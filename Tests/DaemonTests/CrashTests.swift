@@ -109,6 +109,38 @@ struct CrashTests {
     }
   }
 
+  /// Who asks for the end of a merge while its last step is under way – the state is saved, tables
+  /// aren't all there – is told of it.
+  @Test func theLastStepIsWaitedFor() async throws {
+    let folder = try TemporaryFolder()
+    try folder.makeFile(
+      "disk", byteCount: UInt64(KeeperWorld.blocks) * KeeperWorld.blockSectors.bytes)
+    let asking = Mutex<(keeper: DeviceKeeper, loop: IOLoop, saved: Int)?>(nil)
+    let answers = Mutex<[Task<String, any Error>]>([])
+    let world = try await KeeperWorld(
+      folder.path,
+      logger: StepLog.logger { step in
+        guard step.hasPrefix("saved"),
+          let (keeper, loop, saved) = asking.withLock({ asking in
+            asking?.saved += 1
+            return asking
+          }), saved == 2
+        else { return }
+        let task = Task(executorPreference: loop) {
+          try await keeper.follow("disk") { _, _, _ in }
+        }
+        answers.withLock { $0.append(task) }
+      })
+    _ = try await world.keeper.attach(
+      "disk", file: world.file("disk"), isReadOnly: false, isExported: true)
+    try await world.take("merged")
+    asking.withLock { $0 = (world.keeper, world.network.ioLoop, 0) }
+    try await world.merge("merged")
+    let answer = try #require(answers.withLock { $0.first })
+    #expect(try await answer.value.hasPrefix("merged 'merged' into 'disk'"))
+    try await world.end()
+  }
+
   /// The check sees a block that isn't what was promised.
   @Test func theCheckCanFail() async throws {
     let folder = try TemporaryFolder()

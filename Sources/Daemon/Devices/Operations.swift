@@ -145,6 +145,8 @@ extension DeviceKeeper {
     _ device: String, _ progress: ControlProgress
   ) async throws(ControlFailure) -> String {
     guard let operation = state.operation(on: device) else {
+      // Its last step may be under way: the state is ahead of the tables then.
+      await runners[device]?.value
       if let ending = endings[device] { return try ending.get() }
       throw .refused("nothing goes on with '\(device)'")
     }

@@ -66,42 +66,26 @@ extension RangeSet<Sector> {
 }
 
 /// Another name of a device.
-final class Alias: BlockDevice {
-  private let device: any BlockDevice
+final class Alias: ForwardingDevice {
+  let underlying: any BlockDevice
+  let name = "alias"
   /// Where on another device it is said to be.
   let placements: [DevicePlacement]
 
   init(_ device: any BlockDevice) {
-    self.device = device
+    underlying = device
     placements = []
   }
 
   /// A device of its own, as a partition is, that is these sectors of another one.
   init(_ device: any BlockDevice, on other: any BlockDevice, _ sectors: Range<Sector>) {
-    self.device = device
+    underlying = device
     placements = [
       DevicePlacement(
         other.identity, bytes: sectors.lowerBound.bytes..<sectors.upperBound.bytes,
         isInOrder: true)
     ]
   }
-
-  var name: String { "alias" }
-  var identity: DeviceIdentity { device.identity }
-  var sectorCount: Sector { device.sectorCount }
-  var limits: DeviceLimits { device.limits }
-
-  func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
-    try await device.read(sectors, into: buffer)
-  }
-
-  func write(
-    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
-  ) async throws(IOFailure) {
-    try await device.write(sectors, from: buffer, options: options)
-  }
-
-  func flush() async throws(IOFailure) { try await device.flush() }
 }
 
 /// A device of any size that holds nothing: each request takes the same time.

@@ -50,34 +50,19 @@ import Testing
 }
 
 /// A disk of which one flush fails, and takes its time.
-private final class LateTeller: BlockDevice {
-  private let disk: SimulatedDisk
+private final class LateTeller: ForwardingDevice {
+  let underlying: any BlockDevice
   private let loop: IOLoop
   let losesNext = Locked(false)
 
-  init(_ disk: SimulatedDisk, _ loop: IOLoop) { (self.disk, self.loop) = (disk, loop) }
-
-  var name: String { disk.name }
-  var identity: DeviceIdentity { disk.identity }
-  var sectorCount: Sector { disk.sectorCount }
-  var limits: DeviceLimits { disk.limits }
-
-  func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
-    try await disk.read(sectors, into: buffer)
-  }
-
-  func write(
-    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
-  ) async throws(IOFailure) {
-    try await disk.write(sectors, from: buffer, options: options)
-  }
+  init(_ disk: SimulatedDisk, _ loop: IOLoop) { (underlying, self.loop) = (disk, loop) }
 
   func flush() async throws(IOFailure) {
     let isLost = losesNext.withLock { value in
       defer { value = false }
       return value
     }
-    guard isLost else { return try await disk.flush() }
+    guard isLost else { return try await underlying.flush() }
     await loop.sleep(for: .milliseconds(100))
     throw IOFailure(.flush, name, errno: .ioError)
   }

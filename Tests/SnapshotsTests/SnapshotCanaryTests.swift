@@ -125,37 +125,3 @@ import Testing
     }
   }
 }
-
-/// A disk that takes writes that are to be durable for ordinary ones.
-final class ForgetfulDisk: BlockDevice {
-  private let disk: SimulatedDisk
-
-  init(_ disk: SimulatedDisk) { self.disk = disk }
-
-  var name: String { disk.name }
-  var identity: DeviceIdentity { disk.identity }
-  var sectorCount: Sector { disk.sectorCount }
-  var limits: DeviceLimits { disk.limits }
-
-  func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
-    try await disk.read(sectors, into: buffer)
-  }
-
-  func write(
-    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
-  ) async throws(IOFailure) {
-    try await disk.write(sectors, from: buffer, options: [])
-  }
-
-  func writeZeroes(_ sectors: Range<Sector>, mayUnmap: Bool) async throws(IOFailure) {
-    try await disk.writeZeroes(sectors, mayUnmap: mayUnmap)
-  }
-
-  func discard(_ sectors: Range<Sector>) async throws(IOFailure) {
-    try await disk.discard(sectors)
-  }
-
-  func flush() async throws(IOFailure) { try await disk.flush() }
-  func grow(to sectorCount: Sector) async throws(IOFailure) { try await disk.grow(to: sectorCount) }
-  func refreshSize() async throws(IOFailure) { try await disk.refreshSize() }
-}

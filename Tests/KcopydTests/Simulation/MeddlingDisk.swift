@@ -2,7 +2,7 @@ import BlockIO
 import BlockIOTesting
 
 /// A disk between the engine and a simulated one that does other things than it is told.
-final class MeddlingDisk: BlockDevice {
+final class MeddlingDisk: ForwardingDevice {
   enum Habit: Sendable {
     /// Writes one sector further up than it is told.
     case writesBeside
@@ -16,20 +16,12 @@ final class MeddlingDisk: BlockDevice {
     case writesTwice
   }
 
-  private let disk: SimulatedDisk
+  let underlying: any BlockDevice
   private let habit: Habit
 
   init(_ disk: SimulatedDisk, _ habit: Habit) {
-    self.disk = disk
+    underlying = disk
     self.habit = habit
-  }
-
-  var name: String { disk.name }
-  var sectorCount: Sector { disk.sectorCount }
-  var limits: DeviceLimits { disk.limits }
-
-  func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
-    try await disk.read(sectors, into: buffer)
   }
 
   func write(
@@ -38,24 +30,18 @@ final class MeddlingDisk: BlockDevice {
     switch habit {
     case .writesBeside:
       let isRoom = sectors.upperBound < sectorCount
-      try await disk.write(
+      try await underlying.write(
         isRoom ? sectors.shifted(by: 1) : sectors, from: buffer, options: options)
     case .flushes:
-      try await disk.write(sectors, from: buffer, options: options)
-      try await disk.flush()
+      try await underlying.write(sectors, from: buffer, options: options)
+      try await underlying.flush()
     case .writesDurably:
-      try await disk.write(sectors, from: buffer, options: .durable)
+      try await underlying.write(sectors, from: buffer, options: .durable)
     case .neverAnswers:
       await withUnsafeContinuation { (_: UnsafeContinuation<Void, Never>) in }
     case .writesTwice:
-      try await disk.write(sectors, from: buffer, options: options)
-      try await disk.write(sectors, from: buffer, options: options)
+      try await underlying.write(sectors, from: buffer, options: options)
+      try await underlying.write(sectors, from: buffer, options: options)
     }
   }
-
-  func writeZeroes(_ sectors: Range<Sector>, mayUnmap: Bool) async throws(IOFailure) {
-    try await disk.writeZeroes(sectors, mayUnmap: mayUnmap)
-  }
-
-  func flush() async throws(IOFailure) { try await disk.flush() }
 }

@@ -32,6 +32,8 @@ final class Leg {
   private(set) var errors = Set<LegError>()
   /// Reads under way.
   var reads = 0
+  /// What has been done with it.
+  var statistics = LegStatistics()
 
   init(_ device: any BlockDevice, offset: Sector) {
     self.device = device

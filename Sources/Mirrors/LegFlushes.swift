@@ -58,7 +58,9 @@ extension Mirror {
     flushes.begun += 1
     let mine = flushes.begun
     flushes.underWay.insert(mine)
-    let failures = await onAllLegs { leg throws(IOFailure) in try await leg.flush() }
+    let failures = await onLegs(.flush, .zero..<Sector.zero) { leg, _ throws(IOFailure) in
+      try await leg.flush()
+    }
     let failed = failures.indices.filter { failures[$0] != nil }
     for index in failed {
       if let failure = failures[index] { mark(index, error, failure) }

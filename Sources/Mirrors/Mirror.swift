@@ -241,13 +241,6 @@ actor Mirror {
     return isGood
   }
 
-  /// Does something on all legs at once.
-  func onAllLegs(
-    _ body: @escaping @Sendable (any BlockDevice) async throws(IOFailure) -> Void
-  ) async -> [IOFailure?] {
-    await onLegs(.zero..<Sector.zero) { device, _ throws(IOFailure) in try await body(device) }
-  }
-
   // MARK: Legs
 
   /// Takes note of an error of a leg; with `handle_errors` another one may become the default.

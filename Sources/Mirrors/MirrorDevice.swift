@@ -84,8 +84,8 @@ public final class MirrorDevice: BlockDevice {
 
   public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
     try check(sectors, for: .read)
-    if let leg = mirror.beginReadHere(sectors) {
-      return try await mirror.readHere(sectors, from: leg, into: buffer)
+    if let request = mirror.beginReadHere(sectors) {
+      return try await mirror.readHere(sectors, by: request, into: buffer)
     }
     try await mirror.read(sectors, into: buffer)
   }
@@ -128,6 +128,11 @@ public final class MirrorDevice: BlockDevice {
 
   /// How it is doing.
   public var status: MirrorStatus { get async { await mirror.status } }
+
+  /// What has been done with each leg, in the order of the table.
+  public var legStatistics: [LegStatistics] {
+    get async { await mirror.legStatistics }
+  }
 
   /// Waits until no region is being copied: all are in sync, or what is left couldn't be.
   public func waitForRecovery() async { await mirror.waitForRecovery() }

@@ -51,13 +51,16 @@ extension Mirror {
       let leg = legs[index]
       leg.reads += 1
       defer { leg.reads -= 1 }
+      let request = begin(.read, index, sectors)
       do throws(IOFailure) {
         try await leg.device.read(leg.sectors(of: sectors), into: buffer)
+        end(request, isDone: true)
         if let last, let first = tried.first, tried.count == 1, parameters.conduct.repairsReads {
           mend(first, sectors, last)
         }
         return
       } catch {
+        end(request, isDone: false)
         last = error
         tried.insert(index)
         noteFailedRead(index, error, isInSync: isInSync)
@@ -180,7 +183,7 @@ extension Mirror {
     begin(touched)
     defer { end(touched) }
     if !touched.isEmpty { await flushLog() }
-    let failures = await onLegs(sectors) { device, sectors throws(IOFailure) in
+    let failures = await onLegs(.discard, sectors) { device, sectors throws(IOFailure) in
       try await device.discard(sectors)
     }
     let failed = failures.indices.filter { failures[$0] != nil }
@@ -221,11 +224,14 @@ extension Mirror {
       let before = touched.map { holders(of: $0) }
       for region in touched { setHolders([index], of: region) }
       await saveTrust()
+      let request = begin(.write, index, sectors)
       do throws(IOFailure) {
         try await body(leg.device, leg.sectors(of: sectors))
+        end(request, isDone: true)
         for region in touched { state(of: region).isOnOneLeg = true }
         return
       } catch {
+        end(request, isDone: false)
         mark(index, .write, error)
         // It was never acknowledged: what the others have is still as good as before – unless
         // another write meanwhile went to this leg alone.
@@ -238,7 +244,7 @@ extension Mirror {
       }
     }
     if !isLogGood, parameters.handlesErrors { return try await settleFailure(touched, nil) }
-    try await settle(await onLegs(sectors, body), of: sectors, touched)
+    try await settle(await onLegs(.write, sectors, body), of: sectors, touched)
   }
 
   /// What becomes of a write to all legs; `failures` has those of each leg.
@@ -257,19 +263,13 @@ extension Mirror {
 
   /// Does something to the same sectors of all legs at once.
   func onLegs(
-    _ sectors: Range<Sector>,
+    _ kind: LegStatistics.Kind, _ sectors: Range<Sector>,
     _ body: @escaping @Sendable (any BlockDevice, Range<Sector>) async throws(IOFailure) -> Void
   ) async -> [IOFailure?] {
     await withTaskGroup(of: (Int, IOFailure?).self) { group in
-      for (index, leg) in legs.enumerated() {
-        let (device, place) = (leg.device, leg.sectors(of: sectors))
+      for index in legs.indices {
         group.addTask(executorPreference: loop) {
-          do throws(IOFailure) {
-            try await body(device, place)
-            return (index, nil)
-          } catch {
-            return (index, error)
-          }
+          (index, await self.counted(kind, index, sectors, body))
         }
       }
       var failures: [IOFailure?] = legs.map { _ in nil }

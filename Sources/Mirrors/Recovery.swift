@@ -118,6 +118,15 @@ extension Mirror {
     _ sectors: Range<Sector>, from source: Int, to targets: [Int], options: CopyOptions
   ) async -> LegCopy {
     var outcome = LegCopy()
+    let reading = begin(.copyFrom, source, sectors)
+    let writing = targets.map { begin(.copyTo, $0, sectors) }
+    defer {
+      let isRead = outcome.read == nil && (outcome.missing.isEmpty || !outcome.writes.isEmpty)
+      end(reading, isDone: isRead)
+      for request in writing {
+        end(request, isDone: isRead && !outcome.writes.contains { $0.leg == request.leg })
+      }
+    }
     do throws(KcopydError) {
       let result = try await client.copy(
         from: legs[source].region(of: sectors), to: targets.map { legs[$0].region(of: sectors) },

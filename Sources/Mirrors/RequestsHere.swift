@@ -8,8 +8,8 @@ extension Mirror {
 
   /// Begins a read in the calling task, if that runs on the loop and all regions are in sync.
   ///
-  /// - Returns: the leg, for ``readHere(_:from:into:)``.
-  nonisolated func beginReadHere(_ sectors: Range<Sector>) -> Int? {
+  /// - Returns: the request to a leg, for ``readHere(_:by:into:)``.
+  nonisolated func beginReadHere(_ sectors: Range<Sector>) -> LegRequest? {
     guard loop.isCurrent, !sectors.isEmpty else { return nil }
     return assumeIsolated { mirror in
       let touched = mirror.parameters.regionSize.regions(touching: sectors)
@@ -18,27 +18,32 @@ extension Mirror {
       else { return nil }
       mirror.requests.add(1)
       mirror.legs[index].reads += 1
-      return index
+      return mirror.begin(.read, index, sectors)
     }
   }
 
   /// Does that read; from another leg, if this one fails.
   nonisolated func readHere(
-    _ sectors: Range<Sector>, from index: Int, into buffer: IOBuffer
+    _ sectors: Range<Sector>, by request: LegRequest, into buffer: IOBuffer
   ) async throws(IOFailure) {
     defer { endReadHere() }
+    let index = request.leg
     do throws(IOFailure) {
-      defer { endReadHere(of: index) }
       let place = places[index]
-      return try await place.device.read(sectors.shifted(by: place.offset), into: buffer)
+      try await place.device.read(sectors.shifted(by: place.offset), into: buffer)
+      endReadHere(request, isDone: true)
     } catch {
+      endReadHere(request, isDone: false)
       await noteFailedRead(index, error, isInSync: true)
       try await read(sectors, isInSync: true, into: buffer, tried: [index], last: error)
     }
   }
 
-  private nonisolated func endReadHere(of leg: Int) {
-    assumeIsolated { $0.legs[leg].reads -= 1 }
+  private nonisolated func endReadHere(_ request: LegRequest, isDone: Bool) {
+    assumeIsolated { mirror in
+      mirror.legs[request.leg].reads -= 1
+      mirror.end(request, isDone: isDone)
+    }
   }
 
   private nonisolated func endReadHere() { assumeIsolated { $0.endRequest() } }
@@ -87,20 +92,16 @@ extension Mirror {
   private nonisolated func writeToAll(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async -> [IOFailure?] {
-    let write = { @Sendable (leg: MirrorLeg) async -> IOFailure? in
-      do throws(IOFailure) {
-        try await leg.device.write(sectors.shifted(by: leg.offset), from: buffer, options: options)
-        return nil
-      } catch {
-        return error
+    let write = { @Sendable (leg: Int) async -> IOFailure? in
+      await self.counted(.write, leg, sectors) { device, sectors throws(IOFailure) in
+        try await device.write(sectors, from: buffer, options: options)
       }
     }
     // The last leg by this task itself: one task less to be made.
     let last = places.count - 1
     return await withTaskGroup(of: (Int, IOFailure?).self) { group in
       for index in 0..<last {
-        let leg = places[index]
-        group.addTask(executorPreference: loop) { (index, await write(leg)) }
+        group.addTask(executorPreference: loop) { (index, await write(index)) }
       }
       var failures: [IOFailure?] = []
       func note(_ index: Int, _ failure: IOFailure?) {
@@ -108,7 +109,7 @@ extension Mirror {
         if failures.isEmpty { failures = Array(repeating: nil, count: last + 1) }
         failures[index] = failure
       }
-      note(last, await write(places[last]))
+      note(last, await write(last))
       for await (index, failure) in group { note(index, failure) }
       return failures
     }

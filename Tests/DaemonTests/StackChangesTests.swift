@@ -170,15 +170,4 @@ struct StackChangesTests {
     #expect(state.bottomUp.map(\.name) == ["disk-real", "P", "disk"])
     #expect(state.above("P").isEmpty)
   }
-
-  @Test func statusWordsAreRead() {
-    let mirror = MirrorProgress("2 /a /b 3/32 1 AD 1 core".split(separator: " ").map(String.init))
-    #expect(mirror?.inSync == 3)
-    #expect(mirror?.total == 32)
-    #expect(mirror?.failedLeg == 1)
-    #expect(MirrorProgress(["2", "/a"]) == nil)
-    #expect(CowFill(["160/8192", "64"])?.used == 160)
-    #expect(CowFill(["Invalid"]) == nil)
-    #expect(CowFill(["Merge", "failed"]) == nil)
-  }
 }

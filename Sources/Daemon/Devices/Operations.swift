@@ -1,6 +1,8 @@
 import BlockIO
 import DeviceMapper
 import Logging
+import Mirrors
+import Snapshots
 
 // What goes on for long – merging, moving, bringing legs into sync – and over restarts. The tables
 // do the work; a runner looks how far they are and takes the last step.
@@ -48,31 +50,37 @@ extension DeviceKeeper {
 
   /// Looks how far it is, and ends it when it can be; what then happened, in words.
   private func step(_ operation: SavedOperation) async throws(ControlFailure) -> String? {
-    let status = try await statusWords(of: operation.target)
-    switch operation.kind {
-    case .merge: return try await stepMerge(operation, status)
-    case .move, .sync: return try await stepMirror(operation, status)
+    switch (operation.kind, try await figures(of: operation.target)) {
+    case (.merge, .snapshot(let status, _)?): return try await stepMerge(operation, status)
+    case (.move, .mirror(let status, let legs)?), (.sync, .mirror(let status, let legs)?):
+      return try await stepMirror(operation, status, legs.map(\.name))
+    default: return nil
     }
   }
 
-  /// The words of the first target's status line, from behind the target's name on.
-  func statusWords(of name: String) async throws(ControlFailure) -> [String] {
-    let lines = try await mapped { () throws(DeviceMapperError) in
-      try await mapper.status(name)
-    }
-    return (lines.first ?? "").split(separator: " ").dropFirst(3).map(String.init)
+  /// How the first target of a device that has something to tell is doing.
+  func figures(of name: String) async throws(ControlFailure) -> TargetFigures? {
+    try await mapped { () throws(DeviceMapperError) in try await mapper.figures(name) }
+      .first?.figures
   }
 
   private func stepMerge(
-    _ operation: SavedOperation, _ status: [String]
+    _ operation: SavedOperation, _ status: SnapshotStatus
   ) async throws(ControlFailure) -> String? {
-    guard let fill = CowFill(status) else {
+    let problem: String
+    switch status.condition {
+    case .valid: problem = ""
+    case .invalid(let reason): problem = "the snapshot is invalid: \(reason)"
+    case .mergeFailed(let reason): problem = reason
+    case .overflowed: problem = "the snapshot has overflowed"
+    }
+    guard problem.isEmpty else {
       throw .failed(
         "the merge of '\(operation.snapshot?.name ?? "")' into '\(operation.device)' stopped: "
-          + "\(status.joined(separator: " ")); nothing is lost: it goes on when '\(operation.device)'"
-          + " gets its table again or the daemon is started again")
+          + "\(problem); nothing is lost: it goes on when '\(operation.device)' gets its table "
+          + "again or the daemon is started again")
     }
-    let left = fill.used - fill.metadata
+    let left = (status.allocated - status.metadata).rawValue
     let total = max(left, progress[operation.device]?.total ?? 0)
     progress[operation.device] = OperationProgress(done: total - left, total: total)
     guard left == 0 else { return nil }
@@ -88,19 +96,15 @@ extension DeviceKeeper {
   }
 
   private func stepMirror(
-    _ operation: SavedOperation, _ status: [String]
+    _ operation: SavedOperation, _ mirror: MirrorStatus, _ legs: [String]
   ) async throws(ControlFailure) -> String? {
-    guard let mirror = MirrorProgress(status) else { return nil }
-    let region = mirror.total == 0 ? 0 : mirror.inSync
-    progress[operation.device] = OperationProgress(done: region, total: mirror.total)
-    let isBad = mirror.failedLeg.map { leg in
-      // A mirror goes on without a leg; a move is over when it can't trust either of its two.
-      operation.kind == .move || leg == mirror.legs.count - 1
+    progress[operation.device] = OperationProgress(
+      done: mirror.regionsInSync, total: mirror.regionCount)
+    // A mirror goes on without a leg; a move is over when it can't trust either of its two.
+    if let bad = mirror.failedLeg, operation.kind == .move || bad == legs.count - 1 {
+      return try await giveUpLeg(legs[bad], operation)
     }
-    if let bad = mirror.failedLeg, isBad == true {
-      return try await giveUpLeg(bad, mirror, operation)
-    }
-    guard mirror.inSync == mirror.total else { return nil }
+    guard mirror.isInSync else { return nil }
     try await exclusively { () throws(ControlFailure) in
       guard state.operations.contains(operation) else { return }
       var next = state
@@ -119,9 +123,8 @@ extension DeviceKeeper {
 
   /// A leg has failed: writes are held until it has gone.
   private func giveUpLeg(
-    _ index: Int, _ mirror: MirrorProgress, _ operation: SavedOperation
+    _ leg: String, _ operation: SavedOperation
   ) async throws(ControlFailure) -> String? {
-    let leg = mirror.legs[index]
     try await exclusively { () throws(ControlFailure) in
       var next = state
       if operation.kind == .move {
@@ -171,27 +174,8 @@ extension DeviceKeeper {
   }
 }
 
-/// A mirror's status words: `#legs leg… in-sync/total #1 letters …`.
-struct MirrorProgress: Hashable, Sendable {
-  var legs: [String]
-  var inSync: UInt64
-  var total: UInt64
-  /// `A` alive, anything else: failed in one way or another.
-  var letters: [Character]
-
-  init?(_ words: [String]) {
-    guard let first = words.first, let count = Int(first), 1...64 ~= count,
-      words.count >= count + 4
-    else { return nil }
-    legs = Array(words[1...count])
-    let parts = words[count + 1].split(separator: "/").map { UInt64($0) }
-    guard parts.count == 2, let inSync = parts[0], let total = parts[1] else { return nil }
-    self.inSync = inSync
-    self.total = total
-    letters = Array(words[count + 3])
-    guard letters.count == count else { return nil }
-  }
-
+extension MirrorStatus {
   /// The first leg that failed.
-  var failedLeg: Int? { letters.firstIndex { $0 != "A" } }
+  var failedLeg: Int? { legs.firstIndex { $0.letter != "A" } }
+  var isInSync: Bool { regionsInSync == regionCount }
 }

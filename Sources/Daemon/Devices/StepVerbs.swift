@@ -313,9 +313,8 @@ extension DeviceKeeper {
       var next = state
       let removed = try next.removeLeg(leg, from: name)
       if isSplit {
-        let status = try await statusWords(of: removed.target)
-        guard let mirror = MirrorProgress(status), mirror.inSync == mirror.total,
-          mirror.failedLeg == nil
+        guard case .mirror(let mirror, _)? = try await figures(of: removed.target),
+          mirror.isInSync, mirror.failedLeg == nil
         else {
           throw .refused(
             "'\(removed.target)' isn't in sync: a leg split off now would be no copy of it; "

@@ -1,8 +1,10 @@
 import BlockIO
 import DeviceMapper
 import Metrics
+import Mirrors
+import Snapshots
 
-/// Reads the counters of devices and exports when somebody asks for the page; on the way of a
+/// Reads the counters of devices, legs and exports when somebody asks for the page; on the way of a
 /// request there is nothing but counters of its own loop.
 struct MetricsCollector: Sendable {
   let keeper: DeviceKeeper
@@ -10,85 +12,106 @@ struct MetricsCollector: Sendable {
   /// The whole page. Its figures are those of this moment: a device that has gone has none.
   func page() async -> String {
     let registry = PrometheusRegistry()
-    for info in await keeper.mapper.infos() { devices(info, registry) }
-    for (name, status) in await keeper.statuses() { targets(name, status, registry) }
+    for info in await keeper.mapper.infos() {
+      note(info, registry)
+      // It may have gone meanwhile.
+      for (sectors, figures) in (try? await keeper.mapper.figures(info.name)) ?? [] {
+        let labels = [("device", info.name), ("start", "\(sectors.lowerBound.rawValue)")]
+        note(figures, labels, registry)
+      }
+    }
+    for (operation, progress) in await keeper.operations {
+      Self.note(operation, progress, registry)
+    }
     await keeper.exports.collect(into: registry)
     registry.gauge("kcopyd_devices_missing", [], Double(await keeper.problems.count))
     return registry.render()
   }
 
-  private func devices(_ info: DeviceInfo, _ registry: PrometheusRegistry) {
-    let device = ("device", info.name)
-    let kinds: [(String, DeviceStatistics.Count)] = [
-      ("read", info.statistics.reads), ("write", info.statistics.writes),
-      ("discard", info.statistics.discards), ("flush", info.statistics.flushes),
-    ]
-    for (kind, count) in kinds {
-      let labels = [device, ("operation", kind)]
-      registry.counter("kcopyd_device_operations_total", labels, Double(count.operations))
-      registry.counter("kcopyd_device_bytes_total", labels, Double(count.bytes))
-      registry.counter("kcopyd_device_errors_total", labels, Double(count.errors))
-      registry.counter(
-        "kcopyd_device_seconds_total", labels, Double(count.nanoseconds) / 1e9)
+  private func note(_ info: DeviceInfo, _ registry: PrometheusRegistry) {
+    let device = [("device", info.name)]
+    let statistics = info.statistics
+    for (kind, count) in [
+      ("read", statistics.reads), ("write", statistics.writes), ("discard", statistics.discards),
+      ("flush", statistics.flushes),
+    ] {
+      note(count, "kcopyd_device", device + [("operation", kind)], registry)
     }
-    registry.gauge("kcopyd_device_queue", [device], Double(info.statistics.inFlight))
-    registry.gauge("kcopyd_device_deferred", [device], Double(info.statistics.deferred))
-    registry.gauge("kcopyd_device_suspended", [device], info.isSuspended ? 1 : 0)
-    registry.gauge("kcopyd_device_bytes", [device], Double(info.sectorCount.bytes))
+    registry.gauge("kcopyd_device_queue", device, Double(statistics.inFlight))
+    registry.gauge("kcopyd_device_deferred", device, Double(statistics.deferred))
+    registry.gauge("kcopyd_device_suspended", device, info.isSuspended ? 1 : 0)
+    registry.gauge("kcopyd_device_bytes", device, Double(info.sectorCount.bytes))
   }
 
-  /// How full COW devices are, and how far legs are in sync.
-  private func targets(_ name: String, _ status: [String], _ registry: PrometheusRegistry) {
-    let words = status.first?.split(separator: " ").dropFirst(2).map(String.init) ?? []
-    guard let target = words.first else { return }
-    let rest = Array(words.dropFirst())
-    let device = ("device", name)
-    switch target {
-    case "snapshot", "snapshot-merge":
-      guard let fill = CowFill(rest) else {
-        return registry.gauge("kcopyd_snapshot_valid", [device], 0)
-      }
-      registry.gauge("kcopyd_snapshot_valid", [device], 1)
-      registry.gauge("kcopyd_cow_used_bytes", [device], Double(fill.used * Sector.byteCount))
-      registry.gauge("kcopyd_cow_bytes", [device], Double(fill.total * Sector.byteCount))
-    case "mirror":
-      guard let mirror = MirrorProgress(rest) else { return }
+  private func note(
+    _ count: RequestCount, _ prefix: String, _ labels: [(String, String)],
+    _ registry: PrometheusRegistry
+  ) {
+    registry.counter("\(prefix)_operations_total", labels, Double(count.operations))
+    registry.counter("\(prefix)_bytes_total", labels, Double(count.bytes))
+    registry.counter("\(prefix)_errors_total", labels, Double(count.errors))
+    registry.counter("\(prefix)_seconds_total", labels, Double(count.nanoseconds) / 1e9)
+  }
+
+  /// How full COW devices are, how far mirrors are in sync, and what has been done with their legs.
+  private func note(
+    _ figures: TargetFigures, _ labels: [(String, String)], _ registry: PrometheusRegistry
+  ) {
+    switch figures {
+    case .snapshot(let status, let cow):
+      let labels = labels + [("cow", cow)]
+      registry.gauge("kcopyd_snapshot_valid", labels, status.condition == .valid ? 1 : 0)
+      registry.gauge("kcopyd_snapshot_chunks", labels, Double(status.exceptions))
+      registry.gauge("kcopyd_snapshot_held", labels, Double(status.held))
+      registry.gauge("kcopyd_cow_used_bytes", labels, Double(status.allocated.bytes))
+      registry.gauge("kcopyd_cow_metadata_bytes", labels, Double(status.metadata.bytes))
+      registry.gauge("kcopyd_cow_bytes", labels, Double(status.total.bytes))
+    case .mirror(let status, let legs):
       registry.gauge(
-        "kcopyd_mirror_sync_percent", [device],
-        mirror.total == 0 ? 100 : 100 * Double(mirror.inSync) / Double(mirror.total))
-      for (leg, letter) in zip(mirror.legs, mirror.letters) {
-        registry.gauge("kcopyd_leg_alive", [device, ("leg", leg)], letter == "A" ? 1 : 0)
+        "kcopyd_mirror_sync_percent", labels, Self.percent(status.regionsInSync, status.regionCount)
+      )
+      registry.gauge("kcopyd_mirror_held", labels, Double(status.held))
+      for (leg, (name, statistics)) in zip(status.legs, legs) {
+        let labels = labels + [("leg", name)]
+        for (letter, state) in Self.legStates {
+          registry.gauge(
+            "kcopyd_leg_state", labels + [("state", state)], leg.letter == letter ? 1 : 0)
+        }
+        for kind in LegStatistics.Kind.allCases {
+          note(statistics[kind], "kcopyd_leg", labels + [("operation", kind.rawValue)], registry)
+        }
+        registry.gauge("kcopyd_leg_queue", labels, Double(statistics.inFlight))
       }
-    default: break
     }
   }
-}
 
-/// The `used/total metadata` of a snapshot's status, in sectors.
-struct CowFill: Hashable, Sendable {
-  var used: UInt64
-  var total: UInt64
-  var metadata: UInt64
+  /// The letters of a mirror's status, and what they mean.
+  private static let legStates: [(Character, String)] = [
+    ("A", "alive"), ("F", "flush_failed"), ("D", "write_failed"), ("S", "sync_failed"),
+    ("R", "read_failed"),
+  ]
 
-  init?(_ words: [String]) {
-    guard words.count >= 2, let slash = words[0].firstIndex(of: "/"),
-      let used = UInt64(words[0][..<slash]),
-      let total = UInt64(words[0][words[0].index(after: slash)...]),
-      let metadata = UInt64(words[1]), used >= metadata
-    else { return nil }
-    self.used = used
-    self.total = total
-    self.metadata = metadata
+  /// How far something long is, from where to where.
+  static func note(
+    _ operation: SavedOperation, _ progress: OperationProgress?, _ registry: PrometheusRegistry
+  ) {
+    let labels = [
+      ("device", operation.device), ("operation", operation.kind.rawValue),
+      ("destination", operation.to?.device ?? operation.device),
+    ]
+    registry.gauge("kcopyd_operation_running", labels, progress == nil ? 0 : 1)
+    guard let progress else { return }
+    registry.gauge("kcopyd_operation_percent", labels, percent(progress.done, progress.total))
+  }
+
+  private static func percent(_ done: UInt64, _ total: UInt64) -> Double {
+    total == 0 ? 100 : 100 * Double(done) / Double(total)
   }
 }
 
 extension DeviceKeeper {
-  /// The status lines of all devices.
-  func statuses() async -> [(name: String, lines: [String])] {
-    var all: [(name: String, lines: [String])] = []
-    for name in await mapper.list() {
-      if let lines = try? await mapper.status(name) { all.append((name, lines)) }
-    }
-    return all
+  /// What goes on over restarts, and how far it is; nil: it has stopped, or only just begun.
+  var operations: [(operation: SavedOperation, progress: OperationProgress?)] {
+    state.operations.map { ($0, progress[$0.device]) }
   }
 }

@@ -1,4 +1,4 @@
-import BlockIO
+public import BlockIO
 import SystemPackage
 
 /// Where the requests of a mapped device go in: counts those under way, keeps them out while the
@@ -60,7 +60,7 @@ actor RequestGate {
     assumeIsolated { gate in
       gate.inFlight.remove(1)
       guard let request else { return }
-      let latency = pass.start.duration(to: gate.loop.now).nanoseconds
+      let latency = pass.start.duration(to: gate.loop.now)
       gate.statistics.note(request, latency: latency, isDone: isDone)
     }
   }
@@ -109,35 +109,23 @@ struct GateFaults: OptionSet, Sendable {
   static let dropsDeferred = GateFaults(rawValue: 2)
 }
 
-/// What a mapped device has done since it was made.
+/// What a mapped device has done since it was made; times are without that for which requests were
+/// deferred.
 public struct DeviceStatistics: Hashable, Sendable {
-  /// Requests of a kind.
-  public struct Count: Hashable, Sendable {
-    /// Requests that have ended well.
-    public var operations: UInt64 = 0
-    /// Bytes of these.
-    public var bytes: UInt64 = 0
-    /// Requests that have failed.
-    public var errors: UInt64 = 0
-    /// The time that all of them took, in nanoseconds, without the time for which they were
-    /// deferred.
-    public var nanoseconds: UInt64 = 0
-  }
-
   /// Reads.
-  public internal(set) var reads = Count()
+  public internal(set) var reads = RequestCount()
   /// Writes, zeroing included.
-  public internal(set) var writes = Count()
+  public internal(set) var writes = RequestCount()
   /// Discards.
-  public internal(set) var discards = Count()
+  public internal(set) var discards = RequestCount()
   /// Flushes.
-  public internal(set) var flushes = Count()
+  public internal(set) var flushes = RequestCount()
   /// Requests under way now.
   public internal(set) var inFlight = 0
   /// Requests that wait for the device to be resumed.
   public internal(set) var deferred = 0
 
-  mutating func note(_ request: MappedRequest, latency: Int64, isDone: Bool) {
+  mutating func note(_ request: MappedRequest, latency: Duration, isDone: Bool) {
     switch request {
     case .read: add(request, latency, isDone, to: &reads)
     case .write, .writeZeroes: add(request, latency, isDone, to: &writes)
@@ -147,14 +135,8 @@ public struct DeviceStatistics: Hashable, Sendable {
   }
 
   private func add(
-    _ request: MappedRequest, _ latency: Int64, _ isDone: Bool, to count: inout Count
+    _ request: MappedRequest, _ latency: Duration, _ isDone: Bool, to count: inout RequestCount
   ) {
-    if isDone {
-      count.operations += 1
-      count.bytes += request.sectors?.length.bytes ?? 0
-    } else {
-      count.errors += 1
-    }
-    count.nanoseconds += UInt64(max(0, latency))
+    count.note(bytes: request.sectors?.length.bytes ?? 0, time: latency, isDone: isDone)
   }
 }

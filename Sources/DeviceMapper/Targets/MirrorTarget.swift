@@ -100,6 +100,15 @@ public final class MirrorTarget: Target {
     isSuspending.store(false, ordering: .relaxed)
   }
 
+  public var figures: TargetFigures? {
+    get async {
+      let legs = zip(line.legs, await device.legStatistics).map {
+        (name: $0.opened.word.text, statistics: $1)
+      }
+      return .mirror(await device.status, legs: legs)
+    }
+  }
+
   public func status(_ labels: DeviceLabels) async -> String { await line.status(device, labels) }
   public func table(_ labels: DeviceLabels) async -> String { line.table(labels) }
 }

@@ -213,6 +213,10 @@ public final class SnapshotTarget: Target {
     services.releaseOrigin(line.shared)
   }
 
+  public var figures: TargetFigures? {
+    get async { .snapshot(await device.status, cow: line.cow.word.text) }
+  }
+
   public func status(_ labels: DeviceLabels) async -> String { await device.status.line }
 
   public func table(_ labels: DeviceLabels) async -> String {
@@ -284,6 +288,10 @@ public final class MergeTarget: Target {
   public func destroy() async {
     await device.remove()
     services.releaseOrigin(line.shared)
+  }
+
+  public var figures: TargetFigures? {
+    get async { .snapshot(await device.status, cow: line.cow.word.text) }
   }
 
   public func status(_ labels: DeviceLabels) async -> String { await device.status.line }

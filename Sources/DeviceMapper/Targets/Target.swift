@@ -33,6 +33,8 @@ public protocol Target: AnyObject, Sendable {
   /// What is known of sectors, in order and without gaps; at most `limit` extents.
   func blockStatus(_ sectors: Range<Sector>, limit: Int) async throws(IOFailure) -> [BlockExtent]
 
+  /// How it is doing, for programs; nil where there is nothing to tell.
+  var figures: TargetFigures? { get async }
   /// The status line from behind the target's name on.
   func status(_ labels: DeviceLabels) async -> String
   /// The table line from behind the target's name on.
@@ -59,6 +61,7 @@ extension Target {
   public var maximumRequest: Sector? { nil }
   public var wantsFlush: Bool { true }
   public var takesOver: Bool { false }
+  public var figures: TargetFigures? { get async { nil } }
   public func status(_ labels: DeviceLabels) async -> String { "" }
   public func message(_ words: [String]) async throws(DeviceMapperError) -> String? {
     throw DeviceMapperError(.message, "the target takes no messages")

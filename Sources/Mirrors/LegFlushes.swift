@@ -8,7 +8,8 @@ final class LegFlushes {
   fileprivate var underWay = Set<UInt64>()
   fileprivate var begun: UInt64 = 0
   fileprivate let over = Gate()
-  /// How often no leg at all could be flushed, why at last, and how much of that users were told.
+  /// How often something acknowledged was on no leg that could be flushed, why at last, and how
+  /// much of that users were told.
   fileprivate var losses: UInt64 = 0
   fileprivate var lastLoss: IOFailure?
   fileprivate var toldLosses: UInt64 = 0
@@ -20,8 +21,7 @@ extension Mirror {
   /// - Returns: whether all could be.
   func flushLegsForLog() async -> Bool {
     let failure = await flushLegs(.flush) { failed in
-      // Also what went idle meanwhile, or only just before.
-      noteUnflushed(failed, regions: awaitingClean)
+      if parameters.conduct.tracksStaleLegs { loseUnflushed(failed) } else { log.stopCleaning() }
     }
     guard failure != nil else { return true }
     // Nobody else is told of it: a flush that is asked for next may well succeed.
@@ -31,22 +31,20 @@ extension Mirror {
 
   /// Flushes all legs for a user.
   ///
-  /// - Returns: why not, or why what was acknowledged before is on no leg.
-  func flushLegsForUser() async -> IOFailure? {
+  /// - Returns: why not, or why something that was acknowledged before is on no leg: a loss.
+  func flushLegsForUser() async -> (failure: IOFailure, isLoss: Bool)? {
     let told = legFlushes.toldLosses
     let failure = await flushLegs(.write) { failed in
-      guard !log.hasFailed else { return }
-      isInSync = false
-      // What waits to be called clean may have been in the cache that failed.
-      noteUnflushed(failed, regions: awaitingClean)
+      if parameters.conduct.tracksStaleLegs {
+        loseUnflushed(failed)
+      } else if !log.hasFailed {
+        distrustsIdle = true
+      }
     }
-    guard failure != nil || legFlushes.losses > told else { return nil }
-    legFlushes.toldLosses = legFlushes.losses
-    return failure ?? legFlushes.lastLoss
+    let isLoss = legFlushes.losses > told
+    if isLoss { legFlushes.toldLosses = legFlushes.losses }
+    return (failure ?? (isLoss ? legFlushes.lastLoss : nil)).map { ($0, isLoss) }
   }
-
-  /// Regions without a write under way that aren't clean yet.
-  private var awaitingClean: Set<Region> { log.awaitingFlush.union(idleSince.keys) }
 
   /// Flushes all legs at once.
   ///
@@ -66,10 +64,13 @@ extension Mirror {
       if let failure = failures[index] { mark(index, error, failure) }
     }
     let first = failures.compactMap(\.self).first
-    if !failed.isEmpty { note(failed) }
-    if failed.count == legs.count {
-      flushes.losses += 1
-      flushes.lastLoss = first
+    if !failed.isEmpty {
+      failedFlushes += 1
+      if isOnlyOn(failed) {
+        flushes.losses += 1
+        flushes.lastLoss = first
+      }
+      note(failed)
     }
     flushes.underWay.remove(mine)
     flushes.over.open()
@@ -80,15 +81,23 @@ extension Mirror {
     return nil
   }
 
-  /// Legs couldn't be flushed: what was written to them in these regions, and in those with writes
-  /// under way, may be lost.
-  private func noteUnflushed(_ failed: [Int], regions: Set<Region>) {
-    failedFlushes += 1
-    unflushed.formUnion(failed)
-    guard parameters.conduct.tracksStaleLegs else { return }
-    for region in regions.sorted() {
+  /// Whether something that was acknowledged is on none but these legs.
+  private func isOnlyOn(_ failed: [Int]) -> Bool {
+    if failed.count == legs.count { return true }
+    let failed = Set(failed)
+    // What isn't in sync and has no entry is on the leg that is trusted at the beginning.
+    let untold = log.regionCount - log.syncCount > UInt64(trust.count)
+    return untold && failed.contains(firstTrusted)
+      || trust.values.contains { $0.isSubset(of: failed) }
+  }
+
+  /// Legs couldn't be flushed: what was written to them since the last flush that went well may be
+  /// lost. Other regions aren't concerned, nor is what is written from now on.
+  private func loseUnflushed(_ failed: [Int]) {
+    for region in log.uncleanInSync {
       distrust(failed, in: region..<region.advanced(by: 1))
       lose(region)
     }
+    planRetry()
   }
 }

@@ -31,9 +31,9 @@ actor Mirror {
   var isInSync = false
   /// Whether a leg has failed since the mirror was made, or was last in sync.
   var hasFailedLeg = false
-  /// Legs that couldn't be flushed: what was written to them before may be lost. A region whose last
-  /// write ends is known to be the same on all legs no longer.
-  var unflushed = Set<Int>()
+  /// In the kernel's way, which doesn't track stale legs: a flush that was asked for has failed, and
+  /// whatever goes idle from then on counts as out of sync.
+  var distrustsIdle = false
   let legFlushes = LegFlushes()
   /// How often a flush of legs has failed.
   var failedFlushes = 0
@@ -260,8 +260,6 @@ actor Mirror {
     guard log.isInSync, !isInSync else { return }
     isInSync = true
     hasFailedLeg = false
-    // The kernel distrusts all that is written from then on; here it was copied, and flushed.
-    if parameters.conduct.retryDelay != nil { unflushed = [] }
     for leg in legs { leg.forgive() }
     onEvent(.inSync)
   }

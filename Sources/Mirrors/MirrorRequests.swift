@@ -123,9 +123,8 @@ extension Mirror {
     _ = await flushLog()
     let failures = await copy(sectors, from: source, to: [index], options: [])
     if failures.read == nil, failures.writes.isEmpty {
-      if unflushed.isEmpty {
-        for region in touched { log.clear(region) }
-      }
+      // Not what a flush that failed meanwhile may have lost.
+      for region in touched where log.isInSync(region) && !distrustsIdle { log.clear(region) }
       _ = await flushLog()
       onEvent(.repaired(index, sectors))
     } else {
@@ -203,9 +202,12 @@ extension Mirror {
     try beginRequest(.flush, nil)
     defer { endRequest() }
     if log.hasFailed, parameters.handlesErrors { return try await settleFailure(0..<0, nil) }
-    guard let failure = await flushLegsForUser() else { return await saveTrust() }
+    let failed = await flushLegsForUser()
     await saveTrust()
-    try await settleFailure(0..<0, failure)
+    guard let failed else { return }
+    // What no leg has, no other table will have.
+    if failed.isLoss, parameters.conduct.tracksStaleLegs { throw failed.failure }
+    try await settleFailure(0..<0, failed.failure)
   }
 
   /// One write whose regions have been marked dirty.
@@ -285,7 +287,7 @@ extension Mirror {
   private func settleFailure(
     _ touched: Range<Region>, _ failure: IOFailure?
   ) async throws(IOFailure) {
-    if !log.hasFailed, failure != nil {
+    if failure != nil, !log.hasFailed || parameters.conduct.tracksStaleLegs {
       isInSync = false
       for region in touched { lose(region) }
     }
@@ -302,6 +304,7 @@ extension Mirror {
 
   /// The legs differ there.
   func lose(_ region: Region) {
+    isInSync = false
     log.setSync(region, false)
     log.mark(region)
     planRetry()

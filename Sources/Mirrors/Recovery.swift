@@ -103,6 +103,8 @@ extension Mirror {
     await recoveries.waitForNone()
     log.startOver()
     startRecovery()
+    // A leg may have failed without anything being out of sync for it.
+    noteIfInSync()
   }
 
   /// What a copy between legs came to.

@@ -115,6 +115,19 @@ struct RegionBits: Sendable {
     }
   }
 
+  /// Regions whose bit is 1 here and 0 in `other`, which has as many.
+  func subtracting(_ other: RegionBits) -> [Region] {
+    var regions: [Region] = []
+    for (index, word) in words.enumerated() {
+      var rest = word & ~other.words[index]
+      while rest != 0 {
+        regions.append(Region(UInt64(index * 64 + rest.trailingZeroBitCount)))
+        rest &= rest - 1
+      }
+    }
+    return regions
+  }
+
   /// The first region from `start` on whose bit is 0.
   func firstClear(from start: Region) -> Region? {
     var index = start.rawValue

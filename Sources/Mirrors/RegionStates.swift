@@ -64,10 +64,7 @@ extension Mirror {
   /// The last write of a region is over: it is the same on all legs, or out of sync.
   func wentIdle(_ region: Region) {
     guard log.isInSync(region) else { return }
-    guard unflushed.isEmpty else {
-      distrust(Array(unflushed), in: region..<region.advanced(by: 1))
-      return lose(region)
-    }
+    if distrustsIdle { return lose(region) }
     let now = loop.now
     idleSince[region] = now
     guard queued.insert(region).inserted else { return }
@@ -103,6 +100,6 @@ extension Mirror {
 
   func cleanIfIdle(_ region: Region) {
     idleSince[region] = nil
-    if regions[region] == nil, log.isInSync(region), unflushed.isEmpty { log.clear(region) }
+    if regions[region] == nil, log.isInSync(region), !distrustsIdle { log.clear(region) }
   }
 }

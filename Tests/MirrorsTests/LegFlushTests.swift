@@ -1,9 +1,10 @@
 import BlockIO
 import BlockIOTesting
 import DeviceMapperTesting
-import Mirrors
 import SystemPackage
 import Testing
+
+@testable import Mirrors
 
 /// A leg tells once that it has lost something, to one of those who flush it.
 @Suite struct LegFlushTests {
@@ -45,6 +46,114 @@ import Testing
       #expect(await mirror.status.regionsInSync == 15)
       #expect(log.contents[1024] == 0xfd)
       await mirror.suspend()
+    }
+  }
+
+  /// Whose flush it is that fails.
+  enum Asker: CaseIterable, Sendable { case log, user }
+
+  /// After a flush that failed once everything is as before, in time: regions are called clean, writes
+  /// do without the log, and the leg counts as good.
+  @Test(arguments: Asker.allCases)
+  func afterAFailedFlushAllIsAsBefore(asker: Asker) throws {
+    try simulate { loop in
+      let setting = try await MirrorSetting(isKernel: false, on: loop).resumed()
+      let mirror = setting.mirror
+      try await mirror.put("new", 40..<50)
+      MirrorSetting.fail(setting.legs[1], .flush, times: 1)
+      if asker == .user { try await mirror.flush() }
+      await loop.sleep(for: .milliseconds(600))
+      #expect(await setting.state == (asker == .log ? "15 AFA A" : "15 ADA A"))
+      // What nothing had been written to since isn't concerned.
+      #expect(setting.log.contents[1025] == 0xff)
+      await loop.sleep(for: .seconds(2))
+      #expect(await setting.state == "16 AAA A")
+      #expect(setting.log.contents[1024] == 0xff)
+      try await mirror.put("newer", 40..<50)
+      let touched = try #require(mirror.mirror.beginWriteHere(44..<45))
+      try await mirror.mirror.writeHere(
+        44..<45, touched, from: IOBuffer.zeroes.slice(0, 1), options: [])
+      await loop.sleep(for: .seconds(1))
+      #expect(setting.log.contents[1024] == 0xff)
+      await mirror.suspend()
+    }
+  }
+
+  /// A leg that fails though there is nothing to lose counts as good again after a while.
+  @Test func aFailureThatCostsNothingIsForgotten() throws {
+    try simulate { loop in
+      let setting = try await MirrorSetting(isKernel: false, on: loop).resumed()
+      MirrorSetting.fail(setting.legs[0], .flush, times: 1)
+      try await setting.mirror.flush()
+      #expect(await setting.state == "16 DAA A")
+      await loop.sleep(for: .seconds(2))
+      #expect(await setting.state == "16 AAA A")
+      await setting.mirror.suspend()
+    }
+  }
+
+  /// A region to which somebody writes all the time isn't idle when the flush fails, and not before
+  /// everything else is in sync again: what it had lost is found all the same.
+  @Test func aRegionInUseIsOutOfSyncAfterAFailedFlush() throws {
+    try simulate { loop in
+      let legs = (0..<2).map { SimulatedDisk("leg\($0)", sectorCount: 512, loop: loop) }
+      let log = SimulatedDisk("log", sectorCount: 8, loop: loop)
+      let mirror = try MirrorDevice(
+        legs: legs.map { MirrorLeg($0) }, log: log,
+        parameters: MirrorParameters(regionSize: try #require(RegionSize(32))), on: loop)
+      try await mirror.resume()
+      await mirror.waitForRecovery()
+      try await mirror.put("idle", 100..<110)
+      try await mirror.put("busy", 40..<50)
+      var plan = FaultPlan()
+      plan.slowDown(60..<61, by: .seconds(10))
+      legs[0].plan = plan
+      let slow = Task(executorPreference: loop) { try await mirror.put("slow", 60..<61) }
+      await loop.sleep(for: .milliseconds(10))
+      // What the leg had in its cache is lost.
+      legs[1].fill(from: 40, patterns(("lost", 40..<50)))
+      plan = FaultPlan()
+      plan.failFlushes(times: 1)
+      legs[1].plan = plan
+      try await mirror.flush()
+      await loop.sleep(for: .seconds(5))
+      try await slow.value
+      await loop.sleep(for: .seconds(70))
+      #expect(await mirror.status.line() == "2 leg0 leg1 16/16 1 AA 3 disk log A")
+      #expect(legs[0].contents == legs[1].contents)
+      await mirror.suspend()
+    }
+  }
+
+  /// What is out of sync is on one leg alone: that others could be flushed is no help.
+  @Test func theLossOfTheOnlyCopyIsToldToTheUser() throws {
+    try simulate { loop in
+      let setting = try await MirrorSetting(isKernel: false, on: loop) {
+        $0.conduct.retryDelay = nil
+      }.resumed()
+      for leg in [1, 2] { MirrorSetting.fail(setting.legs[leg], .write, times: 1) }
+      try await setting.mirror.put("new", 40..<50)
+      MirrorSetting.fail(setting.legs[0], .flush, times: 1)
+      await #expect(throws: IOFailure.self) { try await setting.mirror.flush() }
+      try await setting.mirror.flush()
+      await setting.mirror.suspend()
+    }
+  }
+
+  /// With a log that has failed, too, it is known in memory which legs have missed a write.
+  @Test func aStaleLegIsKnownWithoutALog() throws {
+    try simulate { loop in
+      let setting = try await MirrorSetting(isKernel: false, on: loop).resumed()
+      MirrorSetting.fail(setting.legs[0], .write, 0..<32, times: 1)
+      try await setting.mirror.put("new", 10..<20)
+      MirrorSetting.fail(setting.log, .write)
+      MirrorSetting.fail(setting.legs[0], .write, 32..<64, times: 1)
+      try await setting.mirror.put("new", 40..<50)
+      #expect(await setting.state == "14 DAA D")
+      await loop.sleep(for: .seconds(3))
+      #expect(await setting.state == "16 AAA D")
+      for leg in setting.legs { #expect(leg.mismatch(40..<50, with: Pattern("new")) == nil) }
+      await setting.mirror.suspend()
     }
   }
 }

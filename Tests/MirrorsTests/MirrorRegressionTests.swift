@@ -55,9 +55,9 @@ import Testing
       let mirror = try disks.mirror(on: loop)
       try await mirror.resume()
       await mirror.waitForRecovery()
+      try await mirror.put("new", 4..<8)
       disks.fail(1) { $0.failFlushes(times: 1) }
       try await mirror.flush()
-      try await mirror.put("new", 4..<8)
       #expect(await mirror.status.regionsInSync == 1)
       await loop.sleep(for: .seconds(5))
       #expect(await mirror.status.regionsInSync == 2)

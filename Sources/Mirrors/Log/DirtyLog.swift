@@ -55,7 +55,7 @@ final class DirtyLog {
   private var isDirtied = false
   /// Regions whose bit has been cleared and may still be set on the disk.
   private var unwritten = Set<Region>()
-  /// After a leg couldn't be flushed no bit is set any more.
+  /// Whether bits are set at all; see ``stopCleaning()``.
   private var mayClean = true
 
   private var wanted: UInt64 = 0
@@ -73,8 +73,9 @@ final class DirtyLog {
     recovering = RegionBits(count: regionCount)
   }
 
-  /// Regions that are to be called clean with the next flush.
-  var awaitingFlush: Set<Region> { idle }
+  /// Regions in sync whose bit isn't set: what was written there last may not be durable on all
+  /// legs. Looks at every region.
+  var uncleanInSync: [Region] { sync.subtracting(clean) }
 
   /// How many regions are in sync.
   var syncCount: UInt64 { sync.setCount }
@@ -139,7 +140,7 @@ final class DirtyLog {
 
   /// All legs hold the same there, once they are flushed.
   func clear(_ region: Region) {
-    if !clean[region] { idle.insert(region) }
+    if !clean[region], mayClean { idle.insert(region) }
   }
 
   /// Whether the region's bit is set, or about to be.
@@ -188,7 +189,8 @@ final class DirtyLog {
   /// Makes every ``mark(_:)`` before it durable, and sets the bits of idle regions. Calls that come
   /// while one is under way share the next one.
   ///
-  /// - Parameter legs: flushes all legs; false if one of them couldn't be.
+  /// - Parameter legs: flushes all legs; false if one of them couldn't be: no bit is set then, and
+  ///   what is to be thought of these regions is for the caller to say.
   /// - Returns: whether the log says on the disk what it should.
   @discardableResult
   func flush(legs: () async -> Bool) async -> Bool {
@@ -215,14 +217,14 @@ final class DirtyLog {
   private func flushOnce(_ legs: () async -> Bool) async {
     covered = idle
     if !covered.isEmpty {
-      if mayClean, await legs() {
+      if await legs() {
         // Only what is still idle: a write that came meanwhile isn't covered by that flush.
         for region in covered where idle.remove(region) != nil && !clean[region] {
           clean[region] = true
           disk?.noteChange(of: region)
         }
       } else {
-        stopCleaning()
+        idle.subtract(covered)
       }
     }
     guard let disk else {
@@ -246,8 +248,9 @@ final class DirtyLog {
     }
   }
 
-  /// A leg has lost writes, nobody knows which: nothing is called clean any more.
-  private func stopCleaning() {
+  /// A leg has lost writes and nobody keeps account of which: the kernel calls nothing clean any more,
+  /// for as long as there is this log. Durable with the next flush.
+  func stopCleaning() {
     mayClean = false
     idle = []
     clean = RegionBits(count: regionCount)

@@ -106,7 +106,12 @@ extension MirrorWorld {
     guard !power.isOff else { return }
     do throws(CheckFailure) {
       switch event {
-      case .inSync: now.withLock { $0.wasInSync = true }
+      case .inSync:
+        let isLoss = hasFailed(.leg(0), [.flush])
+        now.withLock { now in
+          now.mayHaveLost = now.mayHaveLost || isLoss && !now.wasInSync
+          now.wasInSync = true
+        }
       case .legFailed(let leg, let failure):
         try ensure(failedLegs().contains(leg), "leg \(leg) has not failed: \(failure)")
         try ensure(plan.parameters.handlesErrors, "an event without error handling")
@@ -169,7 +174,8 @@ extension MirrorWorld {
         } else if plan.parameters.keepsLog, hasFailed(.log) {
           true
         } else {
-          !isSafe
+          // A loss is told by the next flush, however late that comes.
+          !isSafe || operation == .flush && now.withLock { $0.mayHaveLost }
         }
       }
     try ensure(isExplained, "\(failure); legs that have failed: \(failed)")

@@ -15,6 +15,8 @@ final class MirrorWorld: Sendable {
     var lanes = 0
     /// Whether the mirror has said that all is in sync, since it was last resumed.
     var wasInSync = false
+    /// Whether leg 0 couldn't be flushed before that, when it was all there was.
+    var mayHaveLost = false
     /// How many requests each disk had seen when the mirror was made: legs, log, sidecar.
     var seen: [Int] = []
     var failure: CheckFailure?
@@ -157,6 +159,7 @@ final class MirrorWorld: Sendable {
     now.withLock { now in
       now.seen = seen
       now.mirror = mirror
+      now.mayHaveLost = false
       now.wasInSync = false
     }
     try await mirror.resume()

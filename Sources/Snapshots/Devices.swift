@@ -44,6 +44,16 @@ public final class OriginDevice: BlockDevice {
     }
     try await origin.flushMerged()
   }
+
+  public func blockStatus(
+    _ sectors: Range<Sector>, limit: Int
+  ) async throws(IOFailure) -> [BlockExtent] {
+    guard origin.hasMerge.load(ordering: .relaxed) else {
+      return try await origin.underlying.blockStatus(sectors, limit: limit)
+    }
+    try check(sectors, for: .blockStatus)
+    return try await origin.mergedBlockStatus(name, sectors, limit: limit)
+  }
 }
 
 /// A snapshot as a device: what the origin held when it was first resumed, and what has been
@@ -114,7 +124,8 @@ public final class SnapshotDevice: BlockDevice {
   /// Makes the snapshot live. The first time, that is its point in time: no write to the origin is
   /// under way then, and all later ones are copied for it first.
   ///
-  /// - Throws: when the snapshot whose store it takes over isn't suspended.
+  /// - Throws: when the snapshot whose store it takes over isn't suspended, or a store without
+  ///   exceptions can't be made sure to be on the disk.
   public func resume() async throws(SnapshotError) { try await origin.resume(id) }
 
   /// Waits until no request is under way. Origin writes go on being copied.
@@ -164,6 +175,13 @@ public final class MergeDevice: BlockDevice {
   }
 
   public func flush() async throws(IOFailure) { try await device.flush() }
+
+  public func blockStatus(
+    _ sectors: Range<Sector>, limit: Int
+  ) async throws(IOFailure) -> [BlockExtent] {
+    try checkResumed(.blockStatus, sectors)
+    return try await device.blockStatus(sectors, limit: limit)
+  }
 
   /// Before it is resumed it is nothing but the origin, which must not be written past the store.
   private func checkResumed(

@@ -190,6 +190,20 @@ extension Origin {
     try await PieceRead.all(reads, on: loop)
   }
 
+  /// What is known of the origin as if the merge were done already. Chunks move to the origin
+  /// meanwhile, and what is asked about stays where it was as well.
+  func mergedBlockStatus(
+    _ name: String, _ sectors: Range<Sector>, limit: Int
+  ) async throws(IOFailure) -> [BlockExtent] {
+    guard let snapshot = active.first(where: { $0.merge != nil }), snapshot.isValid else {
+      return try await underlying.blockStatus(sectors, limit: limit)
+    }
+    snapshot.requests.add(1)
+    defer { snapshot.requests.remove(1) }
+    return try await extents(
+      of: snapshot.pieces(of: sectors), over: snapshot, name, limit: limit)
+  }
+
   /// Writes while a snapshot is being merged: to the COW device what hasn't been merged yet, to the
   /// origin all else, after the other snapshots have got theirs.
   func write(

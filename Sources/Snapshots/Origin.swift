@@ -189,6 +189,7 @@ public actor Origin {
     while let id = snapshot.predecessor, let busy = snapshots[id]?.requests, busy.count > 0 {
       await busy.waitForNone()
     }
+    try await renewHeader(snapshot)
     // All of it may have changed meanwhile.
     try checkOrder(snapshot)
     if let id = snapshot.predecessor, let predecessor = snapshots[id] {
@@ -207,6 +208,20 @@ public actor Origin {
     if snapshot.merge != nil {
       hasMerge.store(true, ordering: .relaxed)
       startMerging(snapshot)
+    }
+  }
+
+  /// Makes sure that a store without exceptions is there after a loss of power. Whoever made it may
+  /// have failed at that: what was read then need not be on the disk.
+  private func renewHeader(_ snapshot: Snapshot) async throws(SnapshotError) {
+    guard !snapshot.isActive, !snapshot.isFresh, snapshot.isValid, snapshot.merge == nil,
+      snapshot.completed.isEmpty, !snapshot.cow.limits.isReadOnly,
+      let store = snapshot.store as? PersistentStore
+    else { return }
+    do throws(IOFailure) {
+      try await store.renewHeader()
+    } catch {
+      throw .io(error)
     }
   }
 

@@ -169,8 +169,23 @@ extension Origin {
     _ snapshot: Snapshot, _ name: String, _ sectors: Range<Sector>, limit: Int
   ) async throws(IOFailure) -> [BlockExtent] {
     guard snapshot.isServing else { throw snapshot.refusal(.blockStatus, name, sectors) }
+    snapshot.requests.add(1)
+    defer { snapshot.requests.remove(1) }
+    // As for a read: what the origin says is of no use once it holds something else.
+    let number = snapshot.originReads.begin(sectors)
+    defer { snapshot.originReads.end(number) }
+    let extents = try await extents(
+      of: snapshot.pieces(of: sectors), over: snapshot, name, limit: limit)
+    guard snapshot.isValid else { throw snapshot.refusal(.blockStatus, name, sectors) }
+    return extents
+  }
+
+  /// What is known of pieces that follow each other.
+  func extents(
+    of pieces: [Piece], over snapshot: Snapshot, _ name: String, limit: Int
+  ) async throws(IOFailure) -> [BlockExtent] {
     var extents: [BlockExtent] = []
-    for piece in snapshot.pieces(of: sectors) where extents.count < limit {
+    for piece in pieces where extents.count < limit {
       let device = piece.cow == nil ? underlying : snapshot.cow
       var rest = piece.sectors
       while !rest.isEmpty, extents.count < limit {
@@ -181,7 +196,7 @@ extension Origin {
         } catch {
           throw error.at(rest, of: name)
         }
-        guard let end = found.last?.sectors.upperBound else { break }
+        guard let end = found.last?.sectors.upperBound else { return extents }
         let start = piece.target(of: rest).lowerBound
         for extent in found {
           let first = rest.lowerBound + (extent.sectors.lowerBound - start)

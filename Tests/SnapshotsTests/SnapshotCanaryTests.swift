@@ -115,6 +115,16 @@ import Testing
     }
   }
 
+  /// A disk that calls everything zeros.
+  @Test(arguments: [true, false])
+  func aDiskThatKnowsOfNoData(isOrigin: Bool) {
+    Self.expectFailure("said to be zeros") { sabotage in
+      sabotage.device = { disk, isOriginsDisk in
+        isOriginsDisk == isOrigin ? EmptyLookingDisk(disk) as any BlockDevice : disk
+      }
+    }
+  }
+
   /// A disk that isn't durable although it was asked to be.
   @Test(arguments: [true, false])
   func aDiskThatIgnoresDurability(isOrigin: Bool) {
@@ -123,5 +133,18 @@ import Testing
         isOriginsDisk == isOrigin ? ForgetfulDisk(disk) as any BlockDevice : disk
       }
     }
+  }
+}
+
+/// A disk that says of everything that it is zeros.
+private final class EmptyLookingDisk: ForwardingDevice {
+  let underlying: any BlockDevice
+
+  init(_ underlying: any BlockDevice) { self.underlying = underlying }
+
+  func blockStatus(
+    _ sectors: Range<Sector>, limit: Int
+  ) async throws(IOFailure) -> [BlockExtent] {
+    [BlockExtent(sectors, .zero)]
   }
 }

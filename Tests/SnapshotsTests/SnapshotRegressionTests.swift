@@ -98,6 +98,55 @@ import Testing
     }
   }
 
+  /// A store was made, but its header never became durable, and that was said. Whoever takes it all
+  /// the same must find it after a loss of power.
+  @Test func aStoreThatWasMadeInVain() throws {
+    try simulate { loop in
+      let power = CrashSwitch()
+      let disk = SimulatedDisk("origin", sectorCount: 64, loop: loop)
+      var limits = SimulatedDisk.allCapabilities
+      limits.supportsFUA = false
+      let cow = SimulatedDisk(
+        "cow", sectorCount: 128, content: .zeroes, loop: loop, limits: limits, crashSwitch: power)
+      // The second flush is that of the header.
+      cow.plan.failFlushes(times: 1, after: 1)
+      let origin = try Origin(disk, on: loop)
+      await #expect(throws: SnapshotError.self) {
+        try await origin.addSnapshot(cow: cow, parameters: .persistent(8))
+      }
+      let snapshot = try await origin.addSnapshot(cow: cow, parameters: .persistent(8))
+      try await snapshot.resume()
+      power.turnOff()
+      power.turnOn()
+      _ = try await Origin(disk, on: loop).addSnapshot(cow: cow, mustExist: true)
+    }
+  }
+
+  /// What is known of the content comes from the origin, too, and must not be of a later time.
+  @Test func statusOfWhatChangesMeanwhile() throws {
+    try simulate { loop in
+      let disk = SimulatedDisk("origin", sectorCount: 64, loop: loop)
+      let cow = SimulatedDisk("cow", sectorCount: 128, content: .zeroes, loop: loop)
+      let origin = try Origin(disk, on: loop)
+      let snapshot = try await origin.addSnapshot(cow: cow, parameters: .persistent(8))
+      try await snapshot.resume()
+      disk.plan.slowDown(16..<17, by: .seconds(1))
+      await withTaskGroup { group in
+        group.addTask(executorPreference: loop) {
+          let extents = try? await snapshot.blockStatus(0..<64, limit: 100)
+          #expect(extents == [BlockExtent(0..<64, .data)])
+        }
+        group.addTask(executorPreference: loop) {
+          await loop.sleep(for: .milliseconds(10))
+          disk.plan = FaultPlan()
+          try? await origin.device.put("new", 40..<48)
+          // As a device below that gives up what has been copied.
+          try? await disk.writeZeroes(40..<48, mayUnmap: true)
+        }
+      }
+    }
+  }
+
   /// A write comes after the snapshot was suspended, while another one takes its store over.
   @Test func aWriteDuringTheHandover() throws {
     try simulate { loop in

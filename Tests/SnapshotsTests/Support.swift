@@ -11,8 +11,9 @@ extension SnapshotParameters {
 }
 
 extension MemoryDevice {
-  /// Where it holds something else than `expected`, which has its size.
-  func mismatch(with expected: [UInt8]) -> ContentMismatch? {
-    ContentMismatch(contents(0..<sectorCount), expected: expected, from: 0)
+  /// Where it holds something else than `expected`, which has its size, from `first` on.
+  func mismatch(with expected: [UInt8], from first: Sector = 0) -> ContentMismatch? {
+    ContentMismatch(
+      contents(first..<sectorCount), expected: Array(expected[Int(first.bytes)...]), from: first)
   }
 }

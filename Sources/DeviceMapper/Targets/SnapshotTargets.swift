@@ -277,6 +277,13 @@ public final class MergeTarget: Target {
   }
 
   public func flush() async throws(IOFailure) { try await device.flush() }
+
+  public func blockStatus(
+    _ sectors: Range<Sector>, limit: Int
+  ) async throws(IOFailure) -> [BlockExtent] {
+    try await device.blockStatus(sectors, limit: limit)
+  }
+
   public func presuspend(isNoFlush: Bool) async { await device.suspend() }
 
   public func preresume() async throws(DeviceMapperError) {

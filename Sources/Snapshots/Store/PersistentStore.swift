@@ -60,6 +60,9 @@ final class PersistentStore: ExceptionStore {
 
   func invalidate() async throws(IOFailure) { try await writeHeader(isValid: false) }
 
+  /// Writes the header of a valid store once more, durably.
+  func renewHeader() async throws(IOFailure) { try await writeHeader(isValid: true) }
+
   private func writeHeader(isValid: Bool) async throws(IOFailure) {
     let pages = await pages.take(PagePool.pages(holding: block))
     let buffer = pages.buffer.slice(.zero, block)

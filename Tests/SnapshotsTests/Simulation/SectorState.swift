@@ -95,4 +95,7 @@ extension Range<Sector> {
 extension Version {
   /// Stands for what a snapshot shows where nothing of its own was written: its point in time.
   static let base = Version(rawValue: .max)
+
+  /// What nobody has ever written: zeros.
+  static let blank = Version(rawValue: 0)
 }

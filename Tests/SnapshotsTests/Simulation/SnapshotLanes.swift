@@ -18,6 +18,8 @@ extension SnapshotWorld {
       case .read(let number, let sectors): try await read(number, sectors)
       case .flush(let number): try await flush(number)
       case .discard(let number, let sectors): try await discard(number, sectors)
+      case .status(let number, let sectors, let limit):
+        try await status(number, sectors, limit)
       }
     }
   }
@@ -59,10 +61,12 @@ extension SnapshotWorld {
   }
 
   private func discard(_ number: Int, _ sectors: Range<Sector>) async throws {
-    guard let device = device(number),
-      plan.snapshots[number - 1].parameters.discardZeroesCow
-    else { return }
-    let discard = model.withLock { $0.beginDiscard(number, sectors.indices) }
+    let parameters = plan.snapshots[number - 1].parameters
+    guard let device = device(number), parameters.discardZeroesCow else { return }
+    let discard = model.withLock {
+      $0.beginDiscard(
+        number, sectors.indices, isPassedDown: parameters.discardPassdownOrigin)
+    }
     do {
       try await device.discard(sectors)
       model.withLock { $0.endDiscard(discard, isDone: true) }
@@ -70,6 +74,39 @@ extension SnapshotWorld {
       model.withLock { $0.endDiscard(discard, isDone: false) }
       try await explain(error, .discard, of: number)
     }
+  }
+
+  private func status(_ number: Int, _ sectors: Range<Sector>, _ limit: Int) async throws {
+    guard let device = device(number) else { return }
+    do {
+      try await checkStatus(of: device, number, sectors, limit)
+    } catch let error as IOFailure {
+      // Between two questions another one may have taken its place.
+      guard self.device(number) === device else { return }
+      try await explain(error, .blockStatus, of: number)
+    }
+  }
+
+  /// Asks for all extents, so many at a time, which must follow each other.
+  func checkStatus(
+    of device: any BlockDevice, _ number: Int, _ sectors: Range<Sector>, _ limit: Int
+  ) async throws {
+    let read = model.withLock { $0.beginRead(number, sectors.indices) }
+    var extents: [BlockExtent] = []
+    var rest = sectors
+    while !rest.isEmpty {
+      let found = try await device.blockStatus(rest, limit: limit)
+      try ensure(1...limit ~= found.count, "\(found.count) extents instead of 1 to \(limit)")
+      for extent in found {
+        try ensure(
+          extent.sectors.lowerBound == rest.lowerBound && !extent.sectors.isEmpty
+            && extent.sectors.upperBound <= rest.upperBound,
+          "the extent \(extent.sectors) doesn't follow the one before; \(rest) is left")
+        rest = extent.sectors.upperBound..<rest.upperBound
+      }
+      extents += found
+    }
+    try model.withLock { try $0.endStatus(read, extents) }
   }
 
   // MARK: Lives

@@ -22,14 +22,17 @@ struct SnapshotModel: Sendable {
   /// Counts the moments at which everything changes; what was begun before says nothing any more.
   private var epoch = 0
   /// Versions that are zeros on the disk.
-  private var zeroes = Set<Version>()
+  private var zeroes: Set<Version> = [.blank]
   /// Versions that are anything on the disk.
   private var anything = Set<Version>()
-  /// While a merge is being begun, the origin writes of the time.
+  /// Discards under way that are passed down to the origin.
+  private var passedDown: [Version: Range<Int>] = [:]
+  /// While a merge is being begun, the origin writes of the time, discards among them.
   private var ambiguous: [(version: Version, sectors: Range<Int>)]?
 
-  init(originCount: Sector, snapshots: [(count: Sector, chunk: Sector)]) {
+  init(originCount: Sector, hole: Range<Int>, snapshots: [(count: Sector, chunk: Sector)]) {
     devices = [DeviceModel(count: originCount, .initial)]
+    for sector in hole { devices[0].sectors[sector] = SectorState(.blank) }
     for snapshot in snapshots {
       var device = DeviceModel(count: snapshot.count, .base)
       device.chunk = Int(snapshot.chunk.rawValue)
@@ -93,24 +96,56 @@ struct SnapshotModel: Sendable {
     /// Whole chunks become zeros, parts of chunks anything, where there is an exception.
     fileprivate let zeroes: (version: Version, sectors: Range<Int>)
     fileprivate let others: (version: Version, sectors: [Range<Int>])
+    /// The origin and those who may read from it there, by device: any of these sectors are
+    /// anything.
+    fileprivate var passedDown: (version: Version, sectors: [(device: Int, sector: Int)])?
     fileprivate let device: Int
     fileprivate let exceptions: Set<Int>
   }
 
-  mutating func beginDiscard(_ device: Int, _ sectors: Range<Int>) -> Discard {
+  mutating func beginDiscard(
+    _ device: Int, _ sectors: Range<Int>, isPassedDown: Bool
+  ) -> Discard {
     let chunk = devices[device].chunk
     let first = (sectors.lowerBound + chunk - 1) / chunk * chunk
     let last = sectors.upperBound / chunk * chunk
     let whole = first < last ? first..<last : sectors.lowerBound..<sectors.lowerBound
     let others = [sectors.lowerBound..<whole.lowerBound, whole.upperBound..<sectors.upperBound]
-    let discard = Discard(
+    var discard = Discard(
       zeroes: (nextVersion(), whole), others: (nextVersion(), others), device: device,
       exceptions: devices[device].exceptions)
     zeroes.insert(discard.zeroes.version)
     anything.insert(discard.others.version)
     for sector in whole { begin(discard.zeroes.version, device, sector) }
     for sector in others.joined() { begin(discard.others.version, device, sector) }
+    if isPassedDown { discard.passedDown = beginPassingDown(sectors) }
     return discard
+  }
+
+  /// No snapshot gets a copy first: those without one lose what they show.
+  private mutating func beginPassingDown(
+    _ sectors: Range<Int>
+  ) -> (version: Version, sectors: [(device: Int, sector: Int)]) {
+    let version = nextVersion()
+    anything.insert(version)
+    passedDown[version] = sectors
+    ambiguous?.append((version, sectors))
+    var touched: [(device: Int, sector: Int)] = []
+    for sector in sectors {
+      begin(version, 0, sector)
+      touched.append((0, sector))
+    }
+    for device in devices.indices where devices[device].isActive {
+      for sector in sectors.clamped(to: 0..<devices[device].count)
+      where !devices[device].exceptions.contains(sector / devices[device].chunk) {
+        devices[device].base[sector].current.add(version)
+        devices[device].base[sector].durable.add(version)
+        devices[device].sectors[sector].inFlight += 1
+        devices[device].sectors[sector].changes += 1
+        touched.append((device, sector))
+      }
+    }
+    return (version, touched)
   }
 
   mutating func endDiscard(_ discard: Discard, isDone: Bool) {
@@ -124,6 +159,12 @@ struct SnapshotModel: Sendable {
       end(
         discard, discard.others.version, sector,
         isDone && discard.exceptions.contains(sector / chunk))
+    }
+    guard let down = discard.passedDown else { return }
+    passedDown[down.version] = nil
+    for (device, sector) in down.sectors {
+      devices[device].sectors[sector].inFlight -= 1
+      devices[device].sectors[sector].changes += 1
     }
   }
 
@@ -206,6 +247,20 @@ struct SnapshotModel: Sendable {
     }
   }
 
+  /// Checks what was said of the content: zeros must be such.
+  mutating func endStatus(_ read: Read, _ extents: [BlockExtent]) throws(CheckFailure) {
+    guard read.epoch == epoch else { return }
+    for extent in extents where extent.status == .zero {
+      for sector in extent.sectors.indices {
+        do throws(CheckFailure) {
+          try check(read, sector, .zeroes, false)
+        } catch {
+          throw CheckFailure("said to be zeros: \(error)")
+        }
+      }
+    }
+  }
+
   private mutating func check(
     _ read: Read, _ sector: Int, _ content: Content, _ settlesDurable: Bool
   ) throws(CheckFailure) {
@@ -216,9 +271,11 @@ struct SnapshotModel: Sendable {
     if isQuiet, !settlesDurable, allowed.count == 1, content == .version(allowed[0]) { return }
     let state = devices[read.device].sectors[sector]
     if !isQuiet {
-      let since = (state.current + state.durable).filter {
-        $0 != .base && $0.rawValue > read.last
+      var versions = state.current + state.durable
+      if !devices[read.device].base.isEmpty {
+        versions += devices[read.device].base[sector].current
       }
+      let since = versions.filter { $0 != .base && $0.rawValue > read.last }
       for version in since { allowed.add(version) }
     }
     let found = allowed.filter { matches($0, content) }
@@ -288,6 +345,9 @@ extension SnapshotModel {
       writes[version]?.isAmbiguous = true
       ambiguous?.append((version, write.sectors))
     }
+    for (version, sectors) in passedDown.sorted(by: { $0.key < $1.key }) {
+      ambiguous?.append((version, sectors))
+    }
   }
 
   /// Now it is, for sure; or isn't, if `device` is nil.
@@ -315,6 +375,7 @@ extension SnapshotModel {
   mutating func crash() {
     epoch += 1
     writes = [:]
+    passedDown = [:]
     ambiguous = nil
     for device in devices.indices {
       for sector in devices[device].sectors.indices {

@@ -14,6 +14,10 @@ struct SnapshotPlan: Sendable {
   var originCount = Sector(256)
   var originSeed: UInt64 = 0
   var originLimits = SimulatedDisk.allCapabilities
+  /// What the origin holds no data of at the beginning: zeros, and its disk knows.
+  var originHole = Sector.zero..<Sector.zero
+  /// What requests are made of, like those of any client: the largest logical block of all disks.
+  var unit = Sector(1)
   /// How much is copied in one go.
   var subJob = Sector(8)
   /// How many exceptions are merged at once.
@@ -62,6 +66,8 @@ struct SnapshotPlan: Sendable {
     case read(Int, Range<Sector>)
     case flush(Int)
     case discard(Int, Range<Sector>)
+    /// Asks what is known of the content, so many extents at a time.
+    case status(Int, Range<Sector>, limit: Int)
   }
 
   /// What happens to a snapshot while lanes are busy.

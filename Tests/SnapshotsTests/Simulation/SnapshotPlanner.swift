@@ -38,6 +38,11 @@ struct SnapshotPlanner {
       case .medium: sectors(500...700)
       case .large: sectors(2200...2400)
       }
+    if random.chance(1, in: 6) { plan.unit = 8 }
+    plan.originCount = aligned(plan.originCount)
+    if random.chance(1, in: 2) {
+      plan.originHole = drawRange(.zero..<plan.originCount, plan.originCount)
+    }
     plan.originSeed = random.next()
     plan.originLimits = drawLimits()
     plan.mergeStep = [1, 2, 5, 1024][pick(4)]
@@ -60,6 +65,18 @@ struct SnapshotPlanner {
     Sector(range.lowerBound + random.next(upperBound: range.upperBound - range.lowerBound + 1))
   }
 
+  /// The next number from `sector` on that requests may begin or end at.
+  private func aligned(_ sector: Sector) -> Sector {
+    let unit = plan.unit.rawValue
+    return Sector((sector.rawValue + unit - 1) / unit * unit)
+  }
+
+  /// Whole units that touch `range`, as far as they lie in `whole`, which consists of such.
+  private func aligned(_ range: Range<Sector>, in whole: Range<Sector>) -> Range<Sector> {
+    let start = Sector(range.lowerBound.rawValue / plan.unit.rawValue * plan.unit.rawValue)
+    return (start..<aligned(range.upperBound)).clamped(to: whole)
+  }
+
   private mutating func delay(_ microseconds: Int64) -> Duration {
     random.duration(in: .zero ... .microseconds(microseconds))
   }
@@ -71,6 +88,10 @@ struct SnapshotPlanner {
     limits.supportsFUA = random.chance(3, in: 4)
     limits.supportsWriteZeroes = random.chance(3, in: 4)
     if random.chance(1, in: 4) { limits.physicalBlock = 4096 }
+    if plan.unit > 1, random.chance(2, in: 3) {
+      limits.logicalBlock = Int(plan.unit.bytes)
+      limits.physicalBlock = limits.logicalBlock
+    }
     return limits
   }
 
@@ -80,10 +101,11 @@ struct SnapshotPlanner {
     let kind = kinds[pick(bounds.isPersistent ? 3 : 4)]
     var parameters = SnapshotParameters(store: kind, chunkSize: ChunkSize(chunk))
     parameters.discardZeroesCow = random.chance(1, in: 3)
+    parameters.discardPassdownOrigin = parameters.discardZeroesCow && random.chance(1, in: 2)
     if random.chance(1, in: 4) { parameters.copiesInFlight = pick(4) }
     let count =
       random.chance(1, in: 4)
-      ? sectors(60...plan.originCount.rawValue) : plan.originCount
+      ? min(aligned(sectors(60...plan.originCount.rawValue)), plan.originCount) : plan.originCount
     let chunks = (count.rawValue + chunk.rawValue - 1) / chunk.rawValue
     var cowChunks = chunks + 2 + (chunks + chunk.bytes / 16) / (chunk.bytes / 16)
     if bounds.runsFull, random.chance(1, in: 3) {
@@ -100,7 +122,8 @@ struct SnapshotPlanner {
     }
     return SnapshotPlan.Snapshot(
       parameters: parameters, count: count,
-      cowCount: chunk * cowChunks + sectors(0...(chunk.rawValue - 1)), seed: random.next(),
+      cowCount: aligned(chunk * cowChunks + sectors(0...(chunk.rawValue - 1))),
+      seed: random.next(),
       limits: drawLimits())
   }
 
@@ -146,10 +169,11 @@ struct SnapshotPlanner {
     let times = isPassing ? 1 + pick(2) : nil
     let skip = pick(4)
     let range = random.range(in: .zero..<count, longest: random.chance(1, in: 3) ? count : 12)
-    switch pick(5) {
+    switch pick(6) {
     case 0: faults.failFlushes(times: times, after: skip)
     case 1: faults.fail(.read, range, times: times, after: skip)
     case 2: faults.fail(.writeZeroes, range, times: times, after: skip)
+    case 3: faults.fail(.discard, range, times: times, after: skip)
     default: faults.fail(.write, range, times: times, after: skip)
     }
   }
@@ -198,7 +222,8 @@ struct SnapshotPlanner {
   private func area(_ lane: Int) -> Range<Sector> {
     let count = plan.originCount.rawValue
     let lanes = UInt64(laneCount)
-    return Sector(count * UInt64(lane) / lanes)..<Sector(count * UInt64(lane + 1) / lanes)
+    return aligned(
+      Sector(count * UInt64(lane) / lanes))..<aligned(Sector(count * UInt64(lane + 1) / lanes))
   }
 
   private mutating func drawStep(_ lane: Int) -> SnapshotPlan.Step {
@@ -208,13 +233,16 @@ struct SnapshotPlanner {
     let longest: Sector = random.chance(size == .small ? 1 : 2, in: 4) ? count : 24
     let pause = random.chance(1, in: 3) ? Duration.zero : delay(3000)
     let operation: SnapshotPlan.Operation
-    let kind = pick(16)
+    let kind = pick(18)
     if kind < 9, !own.isEmpty {
       operation = .write(
         device, drawRange(own, longest, device), isDurable: random.chance(1, in: 6))
     } else if kind < 13 || own.isEmpty {
-      operation = .read(device, random.range(in: .zero..<count, longest: longest))
-    } else if kind < 15 || device == 0 {
+      operation = .read(device, drawRange(.zero..<count, longest))
+    } else if kind < 14 {
+      let limit = [1, 2, 1000][pick(3)]
+      operation = .status(device, drawRange(.zero..<count, longest), limit: limit)
+    } else if kind < 16 || device == 0 {
       operation = .flush(device)
     } else {
       operation = .discard(device, drawRange(own, longest, device))
@@ -222,11 +250,15 @@ struct SnapshotPlanner {
     return SnapshotPlan.Step(delay: pause, operation: operation)
   }
 
+  private mutating func drawRange(_ whole: Range<Sector>, _ longest: Sector) -> Range<Sector> {
+    aligned(random.range(in: whole, longest: longest), in: whole)
+  }
+
   /// A range of `own`, often of whole chunks.
   private mutating func drawRange(
     _ own: Range<Sector>, _ longest: Sector, _ device: Int
   ) -> Range<Sector> {
-    let range = random.range(in: own, longest: longest)
+    let range = drawRange(own, longest)
     guard device > 0, random.chance(1, in: 2) else { return range }
     let chunk = plan.snapshots[device - 1].chunk.rawValue
     let start = Sector(range.lowerBound.rawValue / chunk * chunk)

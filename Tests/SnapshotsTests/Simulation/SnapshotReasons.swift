@@ -15,6 +15,11 @@ extension SnapshotWorld {
     }
   }
 
+  /// Whether a COW device can be too small for all chunks, or was kept from becoming larger.
+  private func canRunFull(_ index: Int) -> Bool {
+    plan.snapshots[index].canRunFull || hasFailed(index + 1, .grow)
+  }
+
   /// Takes note of what a snapshot says has happened to it.
   func note(_ event: SnapshotEvent, of index: Int) {
     if case .invalidated(let reason) = event, reason.contains("could not be marked"),
@@ -31,7 +36,7 @@ extension SnapshotWorld {
       case .overflowed:
         let snapshot = plan.snapshots[index]
         try ensure(
-          snapshot.canRunFull && snapshot.parameters.store == .persistentWithOverflow,
+          canRunFull(index) && snapshot.parameters.store == .persistentWithOverflow,
           "snapshot \(index) has overflowed")
       case .merged: slots.withLock { $0[index].isMerged = true }
       case .mergeFailed(let reason):
@@ -40,7 +45,7 @@ extension SnapshotWorld {
             || hasFailed(index + 1, .read, .write, .writeZeroes, .flush),
           "the merge has failed: \(reason)")
       case .holding:
-        try ensure(plan.snapshots[index].canRunFull, "snapshot \(index) holds writes")
+        try ensure(canRunFull(index), "snapshot \(index) holds writes")
       case .grown: break
       }
     } catch {
@@ -51,7 +56,7 @@ extension SnapshotWorld {
   /// A snapshot is invalid only if it can run full, a chunk couldn't be read, or something couldn't
   /// be written to its COW device.
   func explainLoss(_ index: Int, _ reason: String) throws(CheckFailure) {
-    let isFull = plan.snapshots[index].canRunFull
+    let isFull = canRunFull(index)
     let hasFault = hasFailed(0, .read) || hasFailed(index + 1, .write, .writeZeroes, .flush)
     let isExplained =
       if reason.contains("no room") { isFull } else if reason.contains("marked invalid before") {
@@ -83,6 +88,8 @@ extension SnapshotWorld {
       case .write where number == 0 && below > 0:
         hasFailed(0, .write, .flush) || hasFailed(below, .read, .write, .writeZeroes, .flush)
       case .write: hasFailed(below, .write, .flush)
+      // Passed down.
+      case .discard where hasFailed(0, .discard): true
       default:
         hasFailed(below, .write, .writeZeroes, .discard, .flush)
           || number == 0 && hasFailed(0, .flush)

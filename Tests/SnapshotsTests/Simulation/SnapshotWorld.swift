@@ -61,7 +61,11 @@ final class SnapshotWorld: Sendable {
     let origin = SimulatedDisk(
       "origin", sectorCount: plan.originCount, content: .zeroes, seed: plan.originSeed, loop: loop,
       limits: plan.originLimits, crashSwitch: power)
-    origin.fill(Version.initial.bytes(.zero..<plan.originCount))
+    for data in [
+      Sector.zero..<plan.originHole.lowerBound, plan.originHole.upperBound..<plan.originCount,
+    ] where !data.isEmpty {
+      origin.fill(from: data.lowerBound, Version.initial.bytes(data))
+    }
     disks =
       [origin]
       + plan.snapshots.enumerated().map { index, snapshot in
@@ -75,7 +79,8 @@ final class SnapshotWorld: Sendable {
     devices = disks.enumerated().map { sabotage.device($0.element, $0.offset == 0) }
     model = Mutex(
       SnapshotModel(
-        originCount: plan.originCount, snapshots: plan.snapshots.map { ($0.count, $0.chunk) }))
+        originCount: plan.originCount, hole: plan.originHole.indices,
+        snapshots: plan.snapshots.map { ($0.count, $0.chunk) }))
     slots = Mutex(plan.snapshots.map { _ in Slot() })
   }
 
@@ -109,16 +114,17 @@ final class SnapshotWorld: Sendable {
   func run() async throws {
     var hasCrashed = false
     for phase in plan.phases {
-      try await open(phase.merge, hasCrashed: hasCrashed)
+      try await reopen(phase.merge, hasCrashed: hasCrashed)
       setFaults(phase)
       try await run(phase)
       setFaults(nil)
       hasCrashed = try await end()
     }
     // What is left must be there, can be read, and a merge comes to its end.
-    try await open(nil, hasCrashed: hasCrashed)
+    try await reopen(nil, hasCrashed: hasCrashed)
     try await finishMerge()
     try await checkAll()
+    try checkAlignment()
     try throwReported()
   }
 
@@ -189,6 +195,16 @@ final class SnapshotWorld: Sendable {
   }
 
   // MARK: Opening
+
+  /// Opens everything, once more if the power goes meanwhile.
+  private func reopen(_ newMerge: Int?, hasCrashed: Bool) async throws {
+    do {
+      try await open(newMerge, hasCrashed: hasCrashed)
+    } catch {
+      guard power.isOff else { throw error }
+      try await open(newMerge, hasCrashed: try await end())
+    }
+  }
 
   /// Opens everything there is, as after a restart, and looks at it. What is merged comes last:
   /// the others must not miss anything.
@@ -328,5 +344,20 @@ final class SnapshotWorld: Sendable {
     let read = model.withLock { $0.beginRead(number, sectors.indices) }
     let bytes = try await device.contents(sectors)
     try model.withLock { try $0.endRead(read, bytes, settlesDurable: settles) }
+    try await checkStatus(of: device, number, sectors, 1000)
+  }
+
+  /// Aligned requests of clients become aligned requests of disks.
+  private func checkAlignment() throws {
+    for disk in disks where disk.limits.logicalBlock > Sector.byteCount {
+      let block = UInt64(disk.limits.logicalBlock)
+      for request in disk.log {
+        // Where zeros begin it knows by the sector.
+        guard let sectors = request.sectors, request.operation != .blockStatus else { continue }
+        try ensure(
+          sectors.lowerBound.bytes % block == 0 && sectors.upperBound.bytes % block == 0,
+          "\(disk.name): \(request.operation) of \(sectors), which are no whole blocks")
+      }
+    }
   }
 }

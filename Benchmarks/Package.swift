@@ -13,6 +13,7 @@ let package = Package(
     .executableTarget(
       name: "device-bench",
       dependencies: [
+        "BareLoops",
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
         .product(name: "BlockIO", package: "kcopyd"),
         .product(name: "Kcopyd", package: "kcopyd"),

@@ -1,3 +1,4 @@
+import BareLoops
 import BlockIO
 import Foundation
 import Snapshots
@@ -19,6 +20,9 @@ struct WriteBench {
     /// By number of snapshots.
     var first: [Int: [Double]] = [:]
     var second: [Int: [Double]] = [:]
+    /// First writes with plain calls, by one thread and by one for each COW file.
+    var plain: [Int: [Double]] = [:]
+    var plainThreads: [Int: [Double]] = [:]
 
     /// Microseconds per write, and the ratios that count.
     var text: String {
@@ -30,6 +34,12 @@ struct WriteBench {
         lines.append(
           "  \(pad(count)) snapshots  first \(number(firsts)) µs (\(number(firsts / one)) × one)"
             + "  second \(number(seconds)) µs (speed \(number(middle(of: bare) / seconds)) of bare)"
+        )
+        guard let plain = plain[count], let threads = plainThreads[count] else { continue }
+        let times = [middle(of: plain), middle(of: threads)]
+        lines.append(
+          "                first with plain calls \(number(times[0])) µs, a thread per COW file "
+            + "\(number(times[1])) µs (\(number(firsts / times[0])), \(number(firsts / times[1])) × these)"
         )
       }
       return lines.joined(separator: "\n") + "\n"
@@ -65,15 +75,56 @@ struct WriteBench {
           result.first[count, default: []].append(first)
           result.second[count, default: []].append(second)
         }
+        guard depth == 1, let direct = place.direct else { continue }
+        for hasThreads in [false, true] {
+          let time = try plainTime(
+            scratch, count, isDirect: direct == .on, hasThreads: hasThreads, seed: UInt64(round))
+          guard round > 0 else { continue }
+          if hasThreads {
+            result.plainThreads[count, default: []].append(time)
+          } else {
+            result.plain[count, default: []].append(time)
+          }
+        }
       }
     }
     return result
   }
 
+  private func order(_ seed: UInt64) -> [UInt64] {
+    var generator = Generator(state: seed)
+    return (0..<UInt64(chunks)).shuffled(using: &generator)
+  }
+
+  /// The same first writes with plain calls, nothing around them: microseconds per write.
+  private func plainTime(
+    _ scratch: Scratch, _ count: Int, isDirect: Bool, hasThreads: Bool, seed: UInt64
+  ) throws -> Double {
+    let flags = O_RDWR | O_CLOEXEC | (isDirect ? bare_direct_flag() : 0)
+    let files = (["origin"] + (0..<count).map { "cow\($0)" }).map {
+      open("\(scratch.path)/\($0)", flags)
+    }
+    defer { for file in files where file >= 0 { close(file) } }
+    guard files.allSatisfy({ $0 >= 0 }) else { throw CocoaError(.fileNoSuchFile) }
+    let order = order(seed)
+    let result = Array(files.dropFirst()).withUnsafeBufferPointer { cows in
+      order.withUnsafeBufferPointer { order in
+        var work = bare_first_writes(
+          origin: files[0], cows: cows.baseAddress, cow_count: UInt32(count),
+          order: order.baseAddress, count: UInt64(chunks), chunk: chunkSectors.bytes,
+          thread_per_cow: hasThreads)
+        return bare_first_writes_run(&work)
+      }
+    }
+    guard result.error == 0 else {
+      throw CocoaError(.fileWriteUnknown, userInfo: ["errno": result.error])
+    }
+    return Double(result.elapsed_ns) / 1000 / Double(order.count)
+  }
+
   /// Writes to every chunk once, `depth` at a time: microseconds per write.
   private func time(_ device: any BlockDevice, seed: UInt64) async throws -> Double {
-    var generator = Generator(state: seed)
-    let order = (0..<UInt64(chunks)).shuffled(using: &generator)
+    let order = order(seed)
     let pages = try PagePool.lend(holding: Self.write)
     let buffer = pages.buffer.slice(.zero, Self.write)
     let share = (order.count + depth - 1) / depth

@@ -16,7 +16,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { BARE_MAX_DESTINATIONS = 8, BARE_MAX_THREADS = 16, BARE_MAX_PROCESSES = 8 };
+enum {
+  BARE_MAX_DESTINATIONS = 8,
+  BARE_MAX_THREADS = 16,
+  BARE_MAX_PROCESSES = 8,
+  BARE_MAX_COWS = 16
+};
 
 /* What is copied. A scattered copy visits its blocks in the order of `bare_job_offset`. */
 typedef struct {
@@ -67,6 +72,26 @@ bare_result bare_copy_file_range(const bare_copy *copy, unsigned threads);
 
 /* File to pipe to file, one destination, one thread. */
 bare_result bare_splice(const bare_copy *copy);
+
+/* First writes of 4 KiB to chunks of an origin whose snapshots keep what was there. */
+typedef struct {
+  int origin;
+  const int *cows;
+  unsigned cow_count;
+  /* The chunks, and how many: up to a sixteenth of the bytes of one. */
+  const uint64_t *order;
+  uint64_t count;
+  /* Bytes of a chunk. */
+  uint64_t chunk;
+  /* Each COW file has its own thread; otherwise one does everything. */
+  bool thread_per_cow;
+} bare_first_writes;
+
+/*
+ * For each chunk: read it, write it to every COW file, sync that, write the block of the list of
+ * exceptions that names it, synced, and then write to the origin.
+ */
+bare_result bare_first_writes_run(const bare_first_writes *work);
 
 /*
  * Runs `count` commands at once and waits for all of them. `arguments` holds their argument

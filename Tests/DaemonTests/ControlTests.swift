@@ -52,7 +52,7 @@ struct ControlTests {
   @Test func linesAreCutHoweverTheyCome() throws {
     let text = ByteBuffer(string: "one\n\ntwo\nthree")
     for size in 1...5 {
-      var decoder = LineDecoder()
+      var decoder = LineDecoder(maximum: ControlLine.maximum)
       var input = ByteBuffer()
       var lines: [String] = []
       var rest = text
@@ -67,7 +67,7 @@ struct ControlTests {
   }
 
   @Test func aLineWithoutEndIsRefused() {
-    var decoder = LineDecoder()
+    var decoder = LineDecoder(maximum: ControlLine.maximum)
     var input = ByteBuffer(repeating: 0x20, count: ControlLine.maximum)
     #expect(throws: Never.self) { try decoder.decode(buffer: &input) }
     input.writeRepeatingByte(0x20, count: 2)

@@ -1,18 +1,22 @@
 // The control protocol, version 1: how a command talks to the daemon over its Unix socket.
 //
-// Both sides send JSON objects, one per line, at most `ControlLine.maximum` bytes long. A request
+// Both sides send JSON objects, one per line. A request, at most `ControlLine.maximum` bytes long,
 // is `{"kcopyd":1,"request":{"VERB":{…}}}`; every member but an optional one must be there. The
 // answer is any number of `{"kcopyd":1,"reply":{"progress":{…}}}` and then exactly one of
 // `{"kcopyd":1,"reply":{"done":{…}}}` and `{"kcopyd":1,"reply":{"failed":{…}}}`. Requests of a
 // connection are answered one after the other, in their order. A line that is no request is
-// answered by `failed`, and the connection is closed; nothing else is touched.
+// answered by `failed`, and the connection is closed; nothing else is touched. So is a connection whose
+// client doesn't read its answers for half a minute, and – when there are too many – the one that has
+// been without a request for longest.
 
 /// What a line of the control socket may be.
 public enum ControlLine {
   /// The version of the protocol.
   public static let version = 1
-  /// The longest line in bytes: room for a table of several thousand lines.
+  /// The longest request in bytes: room for a table of several thousand lines.
   public static let maximum = 1 << 20
+  /// The longest answer in bytes.
+  public static let maximumReply = 64 << 20
 }
 
 /// A request to the daemon. The verbs of dmsetup have its names and meanings.

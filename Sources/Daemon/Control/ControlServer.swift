@@ -20,24 +20,26 @@ typealias ControlProgress =
   @Sendable (_ done: UInt64, _ total: UInt64, _ text: String) async -> Void
 
 /// The control socket: who may use it, how many at once, and lines in and out.
+///
+/// A connection holds a few lines at most: no more are read from it while it has a request under
+/// way, and whoever doesn't read what it is sent is disconnected.
 struct ControlServer {
-  /// The most connections at once; those that come then are closed.
-  static let maximumConnections = 64
-
-  typealias Connection = NIOAsyncChannel<ByteBuffer, ByteBuffer>
-  typealias Listener = NIOAsyncChannel<Connection?, Never>
+  typealias Channels = NIOAsyncChannel<ByteBuffer, Never>
+  typealias Listener = NIOAsyncChannel<Channels?, Never>
 
   private let listener: Listener
   private let logger: Logger
-  private let connections = ConnectionCount()
+  private let limits: ControlLimits
 
   /// Listens at `path`: a socket only its owner can open, in a folder only its owner can enter.
   ///
   /// - Parameter inherited: a listening socket that was handed over at the start, instead.
   init(
-    path: String, inherited: Int32?, group: any EventLoopGroup, logger: Logger
+    path: String, inherited: Int32?, limits: ControlLimits = ControlLimits(),
+    group: any EventLoopGroup, logger: Logger
   ) async throws(ControlFailure) {
     self.logger = logger
+    self.limits = limits
     let bootstrap = ServerBootstrap(group: group)
     do {
       if let inherited {
@@ -63,7 +65,7 @@ struct ControlServer {
   /// A connection, or nil if its other end is somebody else's.
   private static func accept(
     _ channel: any Channel, _ logger: Logger
-  ) -> EventLoopFuture<Connection?> {
+  ) -> EventLoopFuture<Channels?> {
     PeerCredentials.of(channel).flatMapThrowing { peer in
       guard peer.isTrusted else {
         logger.warning(
@@ -72,81 +74,44 @@ struct ControlServer {
         channel.close(promise: nil)
         return nil
       }
-      let decoder = ByteToMessageHandler(LineDecoder())
+      let decoder = ByteToMessageHandler(LineDecoder(maximum: ControlLine.maximum))
       try channel.pipeline.syncOperations.addHandler(decoder)
-      return try Connection(wrappingChannelSynchronously: channel)
+      return try Channels(
+        wrappingChannelSynchronously: channel,
+        configuration: .init(backPressureStrategy: .init(lowWatermark: 1, highWatermark: 2)))
     }
   }
 
   /// Takes connections until the task is cancelled, then closes them all.
   func run(_ handler: some ControlHandler) async throws {
+    let connections = ControlConnections(limits)
     try await withThrowingDiscardingTaskGroup { group in
       try await listener.executeThenClose { inbound in
-        for try await connection in inbound {
-          guard let connection else { continue }
-          guard connections.enter(below: Self.maximumConnections) else {
-            logger.warning("too many connections to the control socket: one was closed")
-            connection.channel.close(promise: nil)
+        for try await channels in inbound {
+          guard let channels else { continue }
+          guard let number = connections.enter(channels.channel) else {
+            logger.warning("too many connections to the control socket: one was refused")
+            Self.refuse(channels.channel)
             continue
           }
           group.addTask {
-            defer { connections.leave() }
-            await serve(connection, handler)
+            defer { connections.leave(number) }
+            let connection = ControlConnection(
+              number: number, connections: connections, limits: limits,
+              channel: channels.channel, handler: handler, logger: logger)
+            await connection.serve(channels)
           }
         }
       }
     }
   }
 
-  private func serve(_ connection: Connection, _ handler: some ControlHandler) async {
-    do {
-      try await connection.executeThenClose { inbound, outbound in
-        for try await line in inbound {
-          let request: ControlRequest
-          do throws(ControlFailure) {
-            request = try ControlWire.decodeRequest(line)
-          } catch {
-            logger.warning(
-              "a line on the control socket isn't a request",
-              metadata: [
-                "reason": "\(error)"
-              ])
-            try await outbound.write(ControlWire.encode(.failed(failure: error)))
-            return
-          }
-          let reply = await answer(request, handler, outbound, connection.channel)
-          try await outbound.write(ControlWire.encode(reply))
-        }
-      }
-    } catch is LineTooLong {
-      logger.warning("a line on the control socket is longer than \(ControlLine.maximum) bytes")
-    } catch {
-      logger.debug("a connection to the control socket ended", metadata: ["reason": "\(error)"])
-    }
-  }
-
-  private func answer(
-    _ request: ControlRequest, _ handler: some ControlHandler,
-    _ outbound: NIOAsyncChannelOutboundWriter<ByteBuffer>, _ channel: any Channel
-  ) async -> ControlReply {
-    let task = Task { () async -> ControlReply in
-      do throws(ControlFailure) {
-        let answer = try await handler.handle(request) { done, total, text in
-          try? await outbound.write(
-            ControlWire.encode(.progress(done: done, total: total, text: text)))
-        }
-        return .done(answer: answer)
-      } catch {
-        return .failed(failure: error)
-      }
-    }
-    // Nobody waits any more when the client has gone.
-    channel.closeFuture.whenComplete { _ in task.cancel() }
-    return await withTaskCancellationHandler {
-      await task.value
-    } onCancel: {
-      task.cancel()
-    }
+  /// Says that there is no room; a socket that is new takes that at once.
+  private static func refuse(_ channel: any Channel) {
+    let failure = ControlFailure.refused(
+      "too many requests are under way at the control socket; try again later")
+    channel.writeAndFlush(ControlWire.encode(.failed(failure: failure)))
+      .whenComplete { _ in channel.close(promise: nil) }
   }
 }
 

@@ -95,19 +95,23 @@ extension DecodingError.Context {
 struct LineDecoder: NIOSingleStepByteToMessageDecoder {
   typealias InboundOut = ByteBuffer
 
+  private let maximum: Int
   /// How much has been looked at.
   private var seen = 0
+
+  /// - Parameter maximum: the longest line, in bytes.
+  init(maximum: Int) { self.maximum = maximum }
 
   mutating func decode(buffer: inout ByteBuffer) throws -> ByteBuffer? {
     let fresh = buffer.readableBytesView.dropFirst(seen)
     guard let end = fresh.firstIndex(of: UInt8(ascii: "\n")) else {
       seen = buffer.readableBytes
-      if seen > ControlLine.maximum { throw LineTooLong() }
+      if seen > maximum { throw LineTooLong() }
       return nil
     }
     let length = end - buffer.readerIndex
     seen = 0
-    if length > ControlLine.maximum { throw LineTooLong() }
+    if length > maximum { throw LineTooLong() }
     let line = buffer.readSlice(length: length)
     buffer.moveReaderIndex(forwardBy: 1)
     return line
@@ -119,5 +123,5 @@ struct LineDecoder: NIOSingleStepByteToMessageDecoder {
   }
 }
 
-/// A line beyond ``ControlLine/maximum``.
+/// A line beyond the longest one.
 struct LineTooLong: Error {}

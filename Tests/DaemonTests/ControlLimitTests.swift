@@ -9,7 +9,7 @@ import Testing
 
 /// Clients of the control socket that are slow, or mean no good: each is kept within its limits, and
 /// the others are served meanwhile.
-@Suite(.timeLimit(.minutes(2)))
+@Suite(.timeLimit(.minutes(1)))
 struct ControlLimitTests {
   /// Whoever doesn't take a long answer is disconnected.
   @Test func anAnswerThatIsntReadIsntKept() async throws {
@@ -142,14 +142,22 @@ private final class Signal: Sendable {
     }
   }
 
+  /// Ends also when the test's time is over.
   func wait(for count: Int = 1) async {
-    await withCheckedContinuation { continuation in
-      state.withLock { state in
-        if state.count >= count {
-          continuation.resume()
-        } else {
-          state.waiting.append((count, continuation))
+    await withTaskCancellationHandler {
+      await withCheckedContinuation { continuation in
+        state.withLock { state in
+          if state.count >= count || Task.isCancelled {
+            continuation.resume()
+          } else {
+            state.waiting.append((count, continuation))
+          }
         }
+      }
+    } onCancel: {
+      state.withLock { state in
+        for waiter in state.waiting { waiter.1.resume() }
+        state.waiting = []
       }
     }
   }
@@ -260,7 +268,7 @@ private final class RawClient: Sendable {
   }
 
   /// Sends as much as the other end takes, waiting that many milliseconds for it to take more.
-  func send(_ bytes: [UInt8], within milliseconds: Int32 = 60_000) async -> Int {
+  func send(_ bytes: [UInt8], within milliseconds: Int32 = 30_000) async -> Int {
     var done = 0
     while done < bytes.count {
       let count = bytes[done...].withUnsafeBytes {
@@ -278,13 +286,13 @@ private final class RawClient: Sendable {
   func closeSending() { shutdown(socket, Int32(SHUT_WR)) }
 
   /// Waits until the other end has closed; what it has sent isn't read.
-  func waitForHangUp() async -> Bool { await wait(for: 0, 60_000) & Int16(POLLHUP) != 0 }
+  func waitForHangUp() async -> Bool { await wait(for: 0, 30_000) & Int16(POLLHUP) != 0 }
 
   /// The next line; nil: there won't be one.
   func readLine() async -> String? {
     var line: [UInt8] = []
     var byte: UInt8 = 0
-    while await wait(for: Int16(POLLIN), 60_000) & Int16(POLLIN) != 0,
+    while await wait(for: Int16(POLLIN), 30_000) & Int16(POLLIN) != 0,
       recv(socket, &byte, 1, 0) == 1
     {
       if byte == UInt8(ascii: "\n") { return String(decoding: line, as: UTF8.self) }

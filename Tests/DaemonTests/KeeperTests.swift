@@ -3,6 +3,7 @@ import DeviceMapper
 import Foundation
 import NBD
 import Synchronization
+import SystemPackage
 import Testing
 
 @testable import Daemon
@@ -10,8 +11,11 @@ import Testing
 /// The keeper's own promises: one change after the other, all or nothing, one instant.
 struct KeeperTests {
   /// A world with the device `disk`, exported.
-  private func world(_ folder: TemporaryFolder, _ devices: String...) async throws -> KeeperWorld {
-    let world = try await KeeperWorld(folder.path)
+  private func world(
+    _ folder: TemporaryFolder, _ devices: String...,
+    syncFolder: @escaping @Sendable (FileDescriptor) throws(Errno) -> Void = StateFolder.sync
+  ) async throws -> KeeperWorld {
+    let world = try await KeeperWorld(folder.path, syncFolder: syncFolder)
     for name in devices {
       try folder.makeFile(name, byteCount: 1 << 20)
       _ = try await world.keeper.attach(
@@ -87,6 +91,36 @@ struct KeeperTests {
     try await world.end()
   }
 
+  /// The state was replaced, and neither that nor its being put back could be made durable: a restart
+  /// may find either, so files that the new one names stay, and nothing is changed before the disk
+  /// is well again.
+  @Test(arguments: verbs.indices)
+  func aStateInDoubtIsSettledFirst(index: Int) async throws {
+    let (name, verb) = Self.verbs[index]
+    let folder = try TemporaryFolder()
+    let isIll = Atomic<Bool>(false)
+    let world = try await world(folder, "disk", "other") { _ throws(Errno) in
+      if isIll.load(ordering: .relaxed) { throw .ioError }
+    }
+    _ = try await world.keeper.takeSnapshots([world.order("snap", of: "disk")], isExported: true)
+    let before = try await world.picture
+    let logs = try folder.logs
+    isIll.store(true, ordering: .relaxed)
+    for round in 1...2 {
+      let failure = await #expect(throws: ControlFailure.self) { try await verb(world) }
+      #expect(failure?.message.contains("neither be saved nor put back") == true, "\(name)")
+      #expect(try await world.picture == before, "\(name)")
+      #expect(try folder.logs.count == logs.count + (name == "add" ? 2 : 0), "\(name) \(round)")
+    }
+    isIll.store(false, ordering: .relaxed)
+    // It may lie on a file that was made in vain.
+    if !["take", "move", "add"].contains(name) {
+      try await verb(world)
+      #expect(try await world.picture != before, "\(name)")
+    }
+    try await world.end()
+  }
+
   /// Two devices are written in turn, so that at any instant the first is at most one ahead.
   @Test(arguments: [false, true])
   func severalSnapshotsAreOfOneInstant(areOrigins: Bool) async throws {
@@ -152,6 +186,16 @@ extension DeviceKeeper {
       inside.enter()
       await Task.yield()
       inside.leave()
+    }
+  }
+}
+
+extension TemporaryFolder {
+  /// The files of mirrors in the folder of the state.
+  fileprivate var logs: [String] {
+    get throws {
+      try FileManager.default.contentsOfDirectory(atPath: file("state"))
+        .filter { $0.hasSuffix(".log") || $0.hasSuffix(".sidecar") }
     }
   }
 }

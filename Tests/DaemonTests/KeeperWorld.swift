@@ -4,6 +4,7 @@ import Foundation
 import Logging
 import NBD
 import Synchronization
+import SystemPackage
 import Testing
 
 @testable import Daemon
@@ -19,14 +20,17 @@ final class KeeperWorld: Sendable {
   let keeper: DeviceKeeper
   let server: NBDServer
 
-  init(_ folder: String, logger: Logger? = nil) async throws {
+  init(
+    _ folder: String, logger: Logger? = nil,
+    syncFolder: @escaping @Sendable (FileDescriptor) throws(Errno) -> Void = StateFolder.sync
+  ) async throws {
     let quiet = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
     let logger = logger ?? quiet
     self.folder = folder
     network = try await NetworkLoop.start(logger: quiet)
     server = try NBDServer(on: network, logger: quiet)
     let mapper = DeviceMapper(.files(on: network.ioLoop), on: network.ioLoop)
-    let states = try StateFolder("\(folder)/state")
+    let states = try StateFolder("\(folder)/state", syncFolder: syncFolder)
     keeper = DeviceKeeper(
       mapper: mapper, exports: ExportKeeper(mapper, server, logger: quiet), folder: states,
       state: DaemonState(), on: network.ioLoop, logger: logger)

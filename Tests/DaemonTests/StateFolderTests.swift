@@ -1,4 +1,6 @@
 import Foundation
+import Synchronization
+import SystemPackage
 import Testing
 
 @testable import Daemon
@@ -26,13 +28,57 @@ struct StateFolderTests {
     defer { try? FileManager.default.removeItem(atPath: path) }
     let folder = try StateFolder(path)
     #expect(try folder.load() == nil)
-    try folder.save(state())
+    try folder.save(state(), replacing: DaemonState())
     #expect(try folder.load() == state())
-    try folder.save(DaemonState())
+    try folder.save(DaemonState(), replacing: state())
     #expect(try folder.load() == DaemonState())
     // An attempt that a crash has left behind is none of its business.
     try Data("{".utf8).write(to: URL(fileURLWithPath: "\(path)/state.json.new"))
     #expect(try folder.load() == DaemonState())
+  }
+
+  /// A folder that can't be flushed after the file was replaced: what was there is put back, or – if
+  /// that can't be made durable either – nobody knows.
+  @Test(arguments: [false, true]) func aFolderThatCantBeFlushed(isForGood: Bool) throws {
+    defer { try? FileManager.default.removeItem(atPath: path) }
+    let calls = Mutex(0)
+    let folder = try StateFolder(path) { _ throws(Errno) in
+      let call = calls.withLock { calls in
+        calls += 1
+        return calls
+      }
+      if isForGood ? call >= 2 : call == 2 { throw .ioError }
+    }
+    try folder.save(DaemonState(), replacing: DaemonState())
+    let failure = #expect(throws: StateFolder.SaveFailure.self) {
+      try folder.save(state(), replacing: DaemonState())
+    }
+    #expect(failure?.isInDoubt == isForGood)
+    #expect(failure?.failure.kind == .failed)
+    if !isForGood { #expect(try folder.load() == DaemonState()) }
+  }
+
+  /// Logs that nobody uses go, and nothing else.
+  @Test func filesOfMirrorsThatWerentMadeGo() throws {
+    defer { try? FileManager.default.removeItem(atPath: path) }
+    let folder = try StateFolder(path)
+    let (log, sidecar) = folder.newMirrorFiles(for: "disk")
+    let (usedLog, usedSidecar) = folder.newMirrorFiles(for: "disk")
+    let others = ["\(path)/notes.log", "\(path)/state.json", "\(path)/x-0123abcd.log"]
+    for file in [log, sidecar, usedLog, usedSidecar] + others {
+      try Data("x".utf8).write(to: URL(fileURLWithPath: file))
+    }
+    var state = DaemonState()
+    state.devices = [
+      SavedDevice(
+        name: "disk",
+        table: "0 8 mirror disk 2 \(usedLog) 8 2 /a 0 /b 0 0 2 sidecar \(usedSidecar)")
+    ]
+    folder.removeUnusedMirrorFiles(by: state)
+    let left = [log, sidecar, usedLog, usedSidecar] + others
+    #expect(
+      left.map { FileManager.default.fileExists(atPath: $0) }
+        == [false, false, true, true, true, true, true])
   }
 
   @Test func oneDaemonHasTheFolder() throws {

@@ -28,6 +28,8 @@ actor DeviceKeeper {
   var runners: [String: Task<Void, Never>] = [:]
   /// The end has begun: nothing is changed any more.
   var isStopping = false
+  /// What is on disk may be another state than this one: nothing is changed before it is saved again.
+  private(set) var isInDoubt = false
 
   private var isBusy = false
   private let free = Gate()
@@ -48,6 +50,21 @@ actor DeviceKeeper {
   func exclusively<R: Sendable>(
     _ body: () async throws(ControlFailure) -> R
   ) async throws(ControlFailure) -> R {
+    try await alone { () throws(ControlFailure) in
+      guard !isStopping else { throw .refused("the daemon is stopping") }
+      if isInDoubt { try await write(state) }
+      return try await body()
+    }
+  }
+
+  /// Has nothing that changes something begin any more.
+  func stop() async {
+    await alone { isStopping = true }
+  }
+
+  private func alone<R: Sendable, Failure: Error>(
+    _ body: () async throws(Failure) -> R
+  ) async throws(Failure) -> R {
     // Looked at again in the very step that takes it.
     while isBusy { await free.wait { isBusy } }
     isBusy = true
@@ -55,17 +72,30 @@ actor DeviceKeeper {
       isBusy = false
       free.open()
     }
-    guard !isStopping else { throw .refused("the daemon is stopping") }
     return try await body()
   }
 
   /// Saves a state, durably, and makes it the one that counts.
   func save(_ next: DaemonState) async throws(ControlFailure) {
     guard next != state else { return }
-    try await loop.blocking { [folder] in
-      Result { () throws(ControlFailure) in try folder.save(next) }
-    }.get()
+    try await write(next)
     state = next
+  }
+
+  /// Writes a state in place of the one that counts.
+  func write(_ next: DaemonState) async throws(ControlFailure) {
+    do throws(StateFolder.SaveFailure) {
+      try await loop.blocking { [folder, state] in
+        Result { () throws(StateFolder.SaveFailure) in try folder.save(next, replacing: state) }
+      }.get()
+      isInDoubt = false
+    } catch {
+      if error.isInDoubt, !isInDoubt {
+        logger.critical("the state on disk is in doubt", metadata: ["reason": "\(error.failure)"])
+      }
+      isInDoubt = isInDoubt || error.isInDoubt
+      throw error.failure
+    }
   }
 
   /// Saves a state and does what it says. What is refused then is taken back.

@@ -16,7 +16,7 @@ actor ExportKeeper {
   private nonisolated let logger: Logger
   private var served: [String: Served] = [:]
   /// Where clients find it.
-  private var addresses: [ListenAddress] = []
+  private(set) var addresses: [ListenAddress] = []
 
   nonisolated var unownedExecutor: UnownedSerialExecutor {
     mapper.loop.asUnownedSerialExecutor()

@@ -10,15 +10,14 @@ extension DeviceKeeper {
   /// - Throws: when one of these can't be; nothing is there then, and nothing saved.
   func begin(with state: DaemonState, isNew new: Set<String>) async throws(ControlFailure) {
     self.state = state
+    await loop.blocking { [folder] in folder.removeUnusedMirrorFiles(by: state) }
     await bringUp()
     if let (name, problem) = problems.first(where: { new.contains($0.key) }) {
       await shutDown()
       throw .refused("device '\(name)' of the configuration file: \(problem)")
     }
     guard !new.isEmpty || !state.exports.isEmpty else { return }
-    try await loop.blocking { [folder] in
-      Result { () throws(ControlFailure) in try folder.save(state) }
-    }.get()
+    try await write(state)
   }
 
   /// Makes all devices of the state that aren't there. What can't be is said, and all that stands
@@ -101,7 +100,7 @@ extension DeviceKeeper {
   /// Ends everything: exports drained, devices suspended from the top down, so that logs are up to
   /// date.
   func shutDown() async {
-    try? await exclusively { () throws(ControlFailure) in isStopping = true }
+    await stop()
     for runner in runners.values { runner.cancel() }
     for runner in runners.values { await runner.value }
     await exports.stopAll()

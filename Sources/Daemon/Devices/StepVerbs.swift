@@ -61,9 +61,7 @@ extension DeviceKeeper {
         // All of them at one instant, those too that are origins already.
         try await change(to: next, holding: Set(orders.map(\.origin)))
       } catch {
-        if error.kind == .refused || !state.devices.contains(where: { $0.name == orders[0].name }) {
-          for path in made { unlink(path) }
-        }
+        if !state.devices.contains(where: { $0.name == orders[0].name }) { forget(made) }
         throw error
       }
     }
@@ -250,8 +248,7 @@ extension DeviceKeeper {
         return startRunner(sync)
       }
       var next = state
-      let files = "\(folder.path)/\(name)-\(UUID().uuidString.prefix(8))"
-      let (log, sidecar) = (files + ".log", files + ".sidecar")
+      let (log, sidecar) = folder.newMirrorFiles(for: name)
       try next.addLeg(leg, to: name, log: log, sidecar: sidecar, region: region)
       guard next.uses(log) else { return try await changeOnto(leg, of: name, next) }
       do throws(ControlFailure) {
@@ -261,10 +258,7 @@ extension DeviceKeeper {
         try await make(sidecar, byteCount: 128 << 10)
         try await changeOnto(leg, of: name, next)
       } catch {
-        if !state.uses(log) {
-          unlink(log)
-          unlink(sidecar)
-        }
+        if !state.uses(log) { forget([log, sidecar]) }
         throw error
       }
     }
@@ -284,10 +278,17 @@ extension DeviceKeeper {
     do throws(ControlFailure) {
       try await change(to: next)
     } catch {
-      if isMade, state != next { unlink(path) }
+      if isMade, state != next { forget([path]) }
       throw error
     }
     if let operation = next.operations.last { startRunner(operation) }
+  }
+
+  /// Takes files away again that were made for what wasn't done – unless a restart might find it done
+  /// all the same.
+  private func forget(_ files: [String]) {
+    guard !isInDoubt else { return }
+    for path in files { unlink(path) }
   }
 
   private func make(_ path: String, byteCount: UInt64) async throws(ControlFailure) {

@@ -22,7 +22,8 @@ public enum DaemonService {
     let state = try initialState(try folder.load(), file, logger)
     ProcessMemory.keepFreed()
     let network = try await startLoop(logger)
-    let keeper = try await startKeeper(state, settings, folder, on: network, logger)
+    let own = OwnListeners(settings.addresses)
+    let keeper = try await startKeeper(state, settings, folder, own, on: network, logger)
     let inherited = Systemd.inheritedSockets()
     let group = MultiThreadedEventLoopGroup.singleton
     let control = try await ControlServer(
@@ -38,6 +39,7 @@ public enum DaemonService {
     try await keeper.exports.listen(settings.addresses)
     try await keeper.exports.listen(
       onInherited: inherited.filter { $0.name == "nbd" }.map(\.descriptor))
+    own.add(await keeper.exports.addresses)
     await keeper.takeUp()
     logger.info(
       "serving",
@@ -64,10 +66,10 @@ public enum DaemonService {
   /// nothing does; what was there before may be missing.
   private static func startKeeper(
     _ state: (state: DaemonState, isNew: Set<String>), _ settings: Settings, _ folder: StateFolder,
-    on network: NetworkLoop, _ logger: Logger
+    _ own: OwnListeners, on network: NetworkLoop, _ logger: Logger
   ) async throws(ControlFailure) -> DeviceKeeper {
     let loop = network.ioLoop
-    let mapper = DeviceMapper(.wholePaths(on: network, notAt: settings.addresses), on: loop)
+    let mapper = DeviceMapper(.wholePaths(on: network, notAt: own), on: loop)
     let server: NBDServer
     do {
       server = try NBDServer(on: network, tls: try settings.tls?.loaded, logger: logger)
@@ -149,7 +151,7 @@ extension DeviceOpener {
   ///
   /// - Parameter own: where this daemon serves: a device over its own export would wait for itself.
   fileprivate static func wholePaths(
-    on network: NetworkLoop, notAt own: [ListenAddress]
+    on network: NetworkLoop, notAt own: OwnListeners
   ) -> DeviceOpener {
     let eventLoop = network.eventLoop
     let files = DeviceOpener.files(on: network.ioLoop) {
@@ -162,7 +164,7 @@ extension DeviceOpener {
       } catch {
         throw IOFailure(.open, word, errno: .invalidArgument, detail: "\(error)")
       }
-      guard !own.contains(where: { $0.isServer(of: uri) }) else {
+      guard await !network.ioLoop.blocking({ own.serve(uri.server) }) else {
         throw IOFailure(
           .open, word, errno: .tooManySymbolicLinkLevels,
           detail: "this daemon serves it itself; name the device")
@@ -178,18 +180,6 @@ extension DeviceOpener {
         }
         return try await files.open(word, isWritable)
       })
-  }
-}
-
-extension ListenAddress {
-  /// Whether the server of a URI listens there; other names of the same address aren't known.
-  fileprivate func isServer(of uri: NBDURI) -> Bool {
-    switch (self, uri.server) {
-    case (.unix(let path), .unix(let other)): path == other
-    case (.tcp(let host, let port), .tcp(let other, let otherPort)):
-      port == otherPort && host == other
-    default: false
-    }
   }
 }
 

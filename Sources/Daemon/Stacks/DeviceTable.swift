@@ -209,6 +209,15 @@ extension DaemonState {
     }
   }
 
+  /// Whether any table has a file among its words, whatever it is there for.
+  func mentions(_ file: String) -> Bool {
+    devices.contains { record in
+      guard let text = record.table else { return false }
+      guard let table = try? DeviceTable(text, of: record.name) else { return true }
+      return table.description.lines.contains { $0.words.contains { $0.text == file } }
+    }
+  }
+
   /// A name that no device has.
   func checkFree(_ name: String) throws(ControlFailure) {
     if self[device: name] != nil { throw .refused("there is a device '\(name)' already") }

@@ -12,6 +12,7 @@ final class StateFolder: Sendable {
   /// Held open for its lock.
   private let lock: FileDescriptor
   private let folder: FileDescriptor
+  private let syncFolder: @Sendable (FileDescriptor) throws(Errno) -> Void
 
   private static let file = "state.json"
   private static let nextFile = "state.json.new"
@@ -29,9 +30,15 @@ final class StateFolder: Sendable {
   }
 
   /// Makes the folder, if there is none, and takes its lock.
-  init(_ path: String) throws(ControlFailure) {
+  ///
+  /// - Parameter syncFolder: makes its entries durable; tests have it fail.
+  init(
+    _ path: String,
+    syncFolder: @escaping @Sendable (FileDescriptor) throws(Errno) -> Void = StateFolder.sync
+  ) throws(ControlFailure) {
     try PrivateFolder.make(path)
     self.path = path
+    self.syncFolder = syncFolder
     do {
       folder = try FileDescriptor.open(path, .readOnly, options: [.directory, .closeOnExec])
       lock = try FileDescriptor.open(
@@ -65,6 +72,8 @@ final class StateFolder: Sendable {
         throw ControlFailure.refused("'\(name)' is too large for a state")
       }
       data = try Data(contentsOf: URL(fileURLWithPath: name))
+      // What is begun with is what the next start finds, too.
+      try syncFolder(folder)
     } catch let errno as Errno where errno == .noSuchFileOrDirectory {
       return nil
     } catch {
@@ -88,7 +97,39 @@ final class StateFolder: Sendable {
   }
 
   /// Replaces what was saved; durable when it returns.
-  func save(_ state: DaemonState) throws(ControlFailure) {
+  ///
+  /// - Parameter before: what was saved last, which is put back when it can't be made durable that
+  ///   it was replaced.
+  func save(_ state: DaemonState, replacing before: DaemonState) throws(SaveFailure) {
+    do throws(Errno) {
+      if try replace(state) { return }
+    } catch {
+      throw SaveFailure(
+        failure: .failed("the state can't be saved in '\(path)': \(error)"), isInDoubt: false)
+    }
+    // A restart might find the one or the other.
+    let isBack = (try? replace(before)) ?? false
+    throw SaveFailure(
+      failure: .failed(
+        isBack
+          ? "the state can't be saved in '\(path)': its folder couldn't be flushed"
+          : "the state in '\(path)' can neither be saved nor put back: its folder can't be flushed; "
+            + "what has been changed is undone, but a daemon that is started now might find it "
+            + "done"),
+      isInDoubt: !isBack)
+  }
+
+  /// Why a state isn't saved.
+  struct SaveFailure: Error {
+    var failure: ControlFailure
+    /// Whether a restart might find it all the same.
+    var isInDoubt: Bool
+  }
+
+  /// Puts a state in the place of what was saved.
+  ///
+  /// - Returns: whether it is durable; false: it is there, but nobody knows for how long.
+  private func replace(_ state: DaemonState) throws(Errno) -> Bool {
     let encoder = JSONEncoder()
     encoder.outputFormatting = [.prettyPrinted, .sortedKeys, .withoutEscapingSlashes]
     let next = "\(path)/\(Self.nextFile)"
@@ -99,16 +140,34 @@ final class StateFolder: Sendable {
         permissions: [.ownerReadWrite])
       try file.closeAfter {
         try file.writeAll(data)
-        try sync(file)
+        try Self.sync(file)
       }
       guard rename(next, "\(path)/\(Self.file)") == 0 else { throw Errno(rawValue: errno) }
-      try sync(folder)
     } catch {
-      throw .failed("the state can't be saved in '\(path)': \(error)")
+      throw (error as? Errno) ?? .ioError
     }
+    return (try? syncFolder(folder)) != nil
   }
 
-  private func sync(_ file: FileDescriptor) throws(Errno) {
+  static func sync(_ file: FileDescriptor) throws(Errno) {
     guard fsync(file.rawValue) == 0 else { throw Errno(rawValue: errno) }
+  }
+
+  // MARK: Files of mirrors
+
+  /// Where the log and the sidecar of a device's mirror are to be made.
+  func newMirrorFiles(for device: String) -> (log: String, sidecar: String) {
+    let files = "\(path)/\(device)-\(UUID().uuidString.prefix(8))"
+    return (files + ".log", files + ".sidecar")
+  }
+
+  /// Takes away such files that no table names: a verb that was cut short has left them.
+  func removeUnusedMirrorFiles(by state: DaemonState) {
+    let names = (try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []
+    for name in names {
+      guard name.wholeMatch(of: /.*-[0-9A-F]{8}\.(log|sidecar)/) != nil else { continue }
+      let file = "\(path)/\(name)"
+      if !state.mentions(file) { unlink(file) }
+    }
   }
 }

@@ -62,7 +62,6 @@ func openExport(_ name: String, writable: Bool) async throws(Refusal) -> NBDDevi
   guard NBDURI.isMeant(by: name) else { return nil }
   var options = NBDClientOptions()
   options.isWritable = writable
-  ProcessMemory.keepFreed()
   do {
     return try await NBDDevice.open(NBDURI(name), options)
   } catch let error as IOFailure {

@@ -2,13 +2,18 @@ import ArgumentParser
 import BlockIO
 import Kcopyd
 import Logging
+import NBD
 
 /// The options of the engine, the same for every command that moves data.
 struct EngineOptions: ParsableArguments {
   @Option(help: "Reserve of pages of 4096 bytes. (default: as many as keep all sub-jobs going)")
   var pages: Int?
 
-  @Option(help: "Size of a piece that is read and written as one, up to 1MiB. (default: 1MiB)")
+  @Option(
+    help: """
+      Size of a piece that is read and written as one, up to 1MiB. (default: 1MiB, or 256KiB with \
+      NBD exports)
+      """)
   var subJobSize: String?
 
   @Option(help: "Part of the time in which I/O may be under way, in percent.")
@@ -30,8 +35,11 @@ struct EngineOptions: ParsableArguments {
   @Flag(name: .shortAndLong, help: "No progress, no summary; errors only.")
   var quiet = false
 
-  /// The loop and the client that the options ask for.
-  func makeEngine() throws(Refusal) -> Engine {
+  /// What comes through a socket is best passed on while it is in the processor's cache.
+  private static let networkSubJob = Sector(holding: 256 << 10)
+
+  /// The loop and the client that the options ask for, to be used with these devices.
+  func makeEngine(for paths: [String] = []) throws(Refusal) -> Engine {
     let subJob = try subJobSize.map { text throws(Refusal) in
       try Sector(text, option: "--sub-job-size")
     }
@@ -53,8 +61,10 @@ struct EngineOptions: ParsableArguments {
       throttle < 100 || rate != nil ? Throttle(percent: throttle, bytesPerSecond: rate) : nil
     let loop = try startLoop(backend)
     do throws(KcopydError) {
+      let usual =
+        paths.contains(where: NBDURI.isMeant) ? Self.networkSubJob : KcopydClient.maximumSubJob
       let client = try KcopydClient(
-        pages: pages, subJob: subJob ?? KcopydClient.maximumSubJob, throttle: limit, on: loop)
+        pages: pages, subJob: subJob ?? usual, throttle: limit, on: loop)
       return Engine(loop: loop, client: client)
     } catch {
       if case .noMemory = error { throw Refusal("\(error); lower --pages") }

@@ -47,7 +47,7 @@ struct CopyCommand: AsyncParsableCommand {
     let isWhole = from == .zero && to == .zero && count == nil && !rescue.isWanted
     let request = try content.makeRequest(options, isWhole: isWhole)
     if rescue.rescue { try content.refuseWithRescue() }
-    let engine = try options.engine.makeEngine()
+    let engine = try options.engine.makeEngine(for: [source] + destinations)
     let source = try await Source(
       source, from: from, count: count, options: options, on: engine.loop)
     if rescue.isWanted {

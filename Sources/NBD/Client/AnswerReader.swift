@@ -2,8 +2,8 @@ import BlockIO
 import NIOCore
 
 /// Reads what a server answers on one connection, and checks all of it: that it was asked for,
-/// fits, and is whole. Data go straight from what came to the memory of the request. Pure, but for
-/// that memory.
+/// fits, and is whole. Data go straight from what came to the memory of the request, or are received
+/// there by the caller. Pure, but for that memory.
 struct AnswerReader {
   /// A request that isn't answered yet, and what has come of it.
   private struct Open {
@@ -30,22 +30,55 @@ struct AnswerReader {
   typealias Number = RequestLedger.Number
 
   private let export: ExportInfo
+  /// Data of that many bytes are worth a call of the system to receive them in their place.
+  private let bulk: Int
   private var open: [Number: Open] = [:]
   private var state = State.head
   /// The begun head or body.
   private var begun = ByteBuffer()
+  /// Bytes of all reads that aren't answered yet.
+  private var openBytes = 0
 
   /// Chunks that aren't data are collected; the longest: 128 Ki extents.
   private static let longestBody = 1 << 20 + 4
-
-  init(_ export: ExportInfo) { self.export = export }
+  init(_ export: ExportInfo, bulk: Int = 16 << 10) {
+    self.export = export
+    self.bulk = bulk
+  }
 
   /// Bytes that wait for what belongs to them.
   var pendingBytes: Int { begun.readableBytes }
 
-  /// A request is being sent.
+  /// A request has been sent.
   mutating func expect(_ number: Number, _ request: ClientRequest) {
     open[number] = Open(request)
+    if case .read = request.operation { openBytes += request.payload }
+  }
+
+  /// Whether most of what comes next will be long data.
+  var expectsBulk: Bool { awaited != nil || openBytes > bulk * open.count }
+
+  /// Where the next bytes belong, if they are data and many.
+  var awaited: (memory: IOBuffer, range: Range<Int>)? {
+    guard case .data(let number, let place, let left, _) = state, left >= bulk,
+      case .read(let memory)? = open[number]?.request.operation
+    else { return nil }
+    return (memory, place..<place + left)
+  }
+
+  /// So many bytes of what is awaited have been put there, at least one.
+  mutating func placed(
+    _ count: Int, finish: (Number, ClientAnswer) -> Void
+  ) throws(LineFailure) {
+    guard case .data(let number, let place, let left, let isLast) = state, count <= left else {
+      preconditionFailure("data that aren't awaited")
+    }
+    guard count == left else {
+      state = .data(number, at: place + count, left: left - count, isLast: isLast)
+      return
+    }
+    state = .head
+    if isLast { try close(number, finish) }
   }
 
   /// Takes what has come, to its end, and calls `finish` with every request that is over.
@@ -76,19 +109,14 @@ struct AnswerReader {
         try takeBody(type, body, number)
         if isLast { try close(number, finish) }
       }
-    case .data(let number, let place, let left, let isLast):
+    case .data(let number, let place, let left, _):
       guard input.readableBytes > 0 || left == 0 else { return false }
       let count = min(left, input.readableBytes)
       if case .read(let buffer)? = open[number]?.request.operation {
         buffer.store(input.readableBytesSpan.extracting(first: count), at: place)
       }
       input.moveReaderIndex(forwardBy: count)
-      guard count == left else {
-        state = .data(number, at: place + count, left: left - count, isLast: isLast)
-        return false
-      }
-      state = .head
-      if isLast { try close(number, finish) }
+      try placed(count, finish: finish)
     }
     return true
   }
@@ -264,6 +292,7 @@ struct AnswerReader {
     _ number: Number, _ finish: (Number, ClientAnswer) -> Void
   ) throws(LineFailure) {
     guard let entry = open.removeValue(forKey: number) else { return }
+    if case .read = entry.request.operation { openBytes -= entry.request.payload }
     if var failure = entry.failure {
       failure.readBytes = min(entry.goodBytes, entry.parts.prefix)
       return finish(number, .failed(failure))

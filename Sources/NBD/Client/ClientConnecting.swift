@@ -10,10 +10,7 @@ extension ClientSession {
         // A first connection is the only one that says what the export is.
         self.export = info
         self.startWatchdog()
-        self.wanted =
-          info.flags.contains(.canMultiConn) ? max(1, self.options.connections) : 1
-        // The others come when they come; a server may take its time, or never take them.
-        self.reconnect()
+        self.most = info.flags.contains(.canMultiConn) ? max(1, self.options.connections) : 1
       }
       done(result)
     }
@@ -29,15 +26,17 @@ extension ClientSession {
       .connectTimeout(limit)
       .channelOption(.tcpOption(.tcp_nodelay), value: 1)
       .channelOption(
-        .recvAllocator,
-        value: AdaptiveRecvByteBufferAllocator(minimum: 4096, initial: 65536, maximum: 1 << 20)
+        .recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: ReceiveSize.usual)
       )
+      // What is read next may be better read otherwise.
+      .channelOption(.maxMessagesPerRead, value: 1)
       .channelInitializer { channel in
         channel.eventLoop.makeCompletedFuture {
           let session = bound.value
           session.lines[number] = ClientLine(
             number: number, channel: channel,
-            handshake: ClientHandshake(export: session.uri.export, tls: session.tls != nil))
+            handshake: ClientHandshake(export: session.uri.export, tls: session.tls != nil),
+            isEncrypted: session.tls != nil)
           try channel.pipeline.syncOperations.addHandler(ClientInlet(session, number))
         }
       }
@@ -79,7 +78,7 @@ extension ClientSession {
     _ info: ExportInfo, _ number: RequestLedger.Connection
   ) -> Result<ExportInfo, LineFailure> {
     if let change = export.flatMap({ Self.change(from: $0, to: info) }) {
-      lines.removeValue(forKey: number)?.channel.close(promise: nil)
+      lines.removeValue(forKey: number)?.close()
       return .failure(LineFailure("the export is another one now: \(change)", isFinal: true))
     }
     ledger.opened(number)
@@ -119,12 +118,12 @@ extension ClientSession {
     isReconnecting = false
     // Only an answer shows that the server is well: one that hangs up at once isn't hurried.
     guard case .failure(let reason) = result else { return reconnect() }
-    attempts += 1
     if !lines.isEmpty {
       // An additional one: it can be done without.
-      if attempts > 8 || reason.isFinal { wanted = lines.count }
-      return reconnect()
+      if reason.isFinal { most = lines.count }
+      return settle()
     }
+    attempts += 1
     lastLoss = reason
     if reason.isFinal { return fail(reason) }
     giveUpAfterLimit()

@@ -1,5 +1,6 @@
 import BlockIO
 import NIOCore
+import NIOPosix
 
 /// One connection, from its handshake to its end. Belongs to the session's event loop.
 final class ClientLine {
@@ -7,72 +8,133 @@ final class ClientLine {
   let channel: any Channel
   /// nil when it is over.
   var handshake: ClientHandshake?
-  /// nil until it is.
-  var reader: AnswerReader?
   /// When it was seen to go on, last.
   private(set) var progress: NIODeadline
 
-  private var out = ByteBuffer()
-  /// Large buffers that have been sent, for those to come: new memory would be fetched from the
-  /// system, page by page, for every write.
-  private var spare: [ByteBuffer] = []
+  /// nil until the handshake is over.
+  private var reader: AnswerReader?
+  private let receiving: NIOLoopBoundBox<Int>
+  private var queue = SendQueue()
+  /// NIO has something to send: what comes next waits for it.
+  private var isHandedOver = false
+  private let isEncrypted: Bool
+  /// nil: everything has to go through NIO, to be encrypted.
+  private var socket: DirectSocket?
 
-  /// Up to that size requests are put together into one buffer.
-  private static let batch = 64 << 10
-  private static let spares = 8
-  private static let largestSpare = 2 << 20
+  /// How much of what is to be encrypted is copied and handed over at a time.
+  private static let portion = 64 << 10
+  /// What is handed over for NIO to wait until the socket takes more; a page, so that what follows
+  /// still comes in whole ones.
+  private static let waitingPortion = 4096
 
-  init(number: RequestLedger.Connection, channel: any Channel, handshake: ClientHandshake) {
+  init(
+    number: RequestLedger.Connection, channel: any Channel, handshake: ClientHandshake,
+    isEncrypted: Bool
+  ) {
     self.number = number
     self.channel = channel
     self.handshake = handshake
     progress = channel.eventLoop.now
+    self.isEncrypted = isEncrypted
+    receiving = NIOLoopBoundBox(ReceiveSize.usual, eventLoop: channel.eventLoop)
   }
 
   func noteProgress() { progress = channel.eventLoop.now }
 
+  /// The handshake is over.
+  func use(_ export: ExportInfo) {
+    handshake = nil
+    reader = AnswerReader(export)
+    guard !isEncrypted, let socket = DirectSocket(channel) else { return }
+    self.socket = socket
+    if channel.remoteAddress?.protocol == .unix { socket.enlarge() }
+    // Refused by a closed channel only.
+    try? channel.syncOptions?.setOption(.recvAllocator, value: ReceiveSize(bytes: receiving))
+  }
+
+  /// Gives up everything: nothing refers to the memory of requests any more.
+  func close() {
+    queue = SendQueue()
+    reader = nil
+    channel.close(promise: nil)
+  }
+
+  // MARK: Sending
+
   /// Puts a request to the others that go with the next ``flush()``.
   func append(_ request: ClientRequest, _ number: RequestLedger.Number) {
-    reader?.expect(number, request)
-    var data: IOBuffer?
-    if case .write(let buffer, _) = request.operation { data = buffer }
-    let size = RequestHeader.size + (data == nil ? 0 : request.payload)
-    if out.readableBytes > 0, out.readableBytes + size > Self.batch { writeOut() }
-    if out.readableBytes == 0 { out = buffer(of: size) }
-    RequestHeader(
-      request.command, flags: request.flags, cookie: number, offset: request.bytes.lowerBound,
-      length: UInt32(request.bytes.count)
-    ).write(to: &out)
-    // The only copy of data that are written.
-    _ = data?.withBytes { out.writeBytes($0.extracting(first: request.payload)) }
+    queue.append(request, number)
   }
 
-  /// Sends everything that was appended.
+  /// Sends everything that was appended, now or when the socket takes it.
   func flush() {
-    writeOut()
-    channel.flush()
+    guard !isHandedOver, !queue.isEmpty else { return }
+    if let socket {
+      let sent = socket.send(queue)
+      if sent > 0 { advance(by: sent) }
+    }
+    if !queue.isEmpty { handOver() }
   }
 
-  private func writeOut() {
-    guard out.readableBytes > 0 else { return }
-    let sent = out
-    out = ByteBuffer()
-    channel.write(sent).assumeIsolated().whenSuccess {
+  private func handOver() {
+    let bytes = queue.copy(first: socket == nil ? Self.portion : Self.waitingPortion)
+    advance(by: bytes.readableBytes)
+    isHandedOver = true
+    channel.writeAndFlush(bytes).assumeIsolated().whenSuccess {
+      self.isHandedOver = false
       self.noteProgress()
-      let isUseful = sent.capacity > Self.batch && sent.capacity <= Self.largestSpare
-      if isUseful, self.spare.count < Self.spares { self.spare.append(sent) }
+      // In a turn of its own: NIO may have sent it there and then.
+      if !self.queue.isEmpty {
+        self.channel.eventLoop.assumeIsolated().execute { self.flush() }
+      }
     }
   }
 
-  private func buffer(of size: Int) -> ByteBuffer {
-    guard size > Self.batch, let index = spare.lastIndex(where: { $0.capacity >= size }) else {
-      return channel.allocator.buffer(capacity: size)
-    }
-    var buffer = spare.remove(at: index)
-    // Nobody else has it any more: its memory stays.
-    buffer.clear()
-    return buffer
+  private func advance(by count: Int) {
+    noteProgress()
+    // An answer to what isn't sent yet would be a lie.
+    queue.advance(by: count) { reader?.expect($0, $1) }
+    setReceiveSize()
   }
+
+  // MARK: Receiving
+
+  /// Takes what NIO has read, and straight from the socket as many of the data that belong to it
+  /// as have come.
+  func take(
+    _ bytes: ByteBuffer, finish: (RequestLedger.Number, ClientAnswer) -> Void
+  ) throws(LineFailure) {
+    noteProgress()
+    try reader?.take(bytes, finish: finish)
+    if let socket {
+      while let (memory, range) = reader?.awaited {
+        let count = socket.receive(into: memory, range)
+        guard count > 0 else { break }
+        try reader?.placed(count, finish: finish)
+      }
+    }
+    setReceiveSize()
+  }
+
+  private func setReceiveSize() {
+    receiving.value = reader?.expectsBulk == true ? ReceiveSize.little : ReceiveSize.usual
+  }
+}
+
+/// How much NIO reads: as much as holds many small answers, or but the head of a large one, whose
+/// data are then received in their place.
+struct ReceiveSize: RecvByteBufferAllocator {
+  static let usual = 64 << 10
+  static let little = 32
+
+  let bytes: NIOLoopBoundBox<Int>
+
+  func buffer(allocator: ByteBufferAllocator) -> ByteBuffer {
+    allocator.buffer(capacity: bytes.value)
+  }
+
+  /// - Returns: true: the last buffer isn't used again, whatever its size.
+  func record(actualReadBytes: Int) -> Bool { true }
 }
 
 /// Hands what comes on a connection to the session.

@@ -29,10 +29,17 @@ final class ClientSession {
   var outage: NIODeadline?
   /// How many connections there should be.
   var wanted = 1
+  /// How many there may be.
+  var most = 1
+  /// Before that no connection is added.
+  var growsAfter = NIODeadline.uptimeNanoseconds(0)
   var isReconnecting = false
   /// Attempts and losses since the last answer to a request.
   var attempts = 0
   var watchdog: Scheduled<Void>?
+
+  /// So many requests for each connection are reason for another one.
+  private static let crowd = 4
 
   private var outstanding: [Number: (request: ClientRequest, completion: Completion)] = [:]
   private var unflushed: Set<RequestLedger.Connection> = []
@@ -76,6 +83,23 @@ final class ClientSession {
         unflushed.insert(connection)
       }
     }
+    grow()
+  }
+
+  /// Adds a connection where those that are there have enough to do: each costs the server
+  /// something, from milliseconds to a process.
+  private func grow() {
+    guard wanted < most, !isReconnecting, outstanding.count >= Self.crowd * lines.count,
+      eventLoop.now >= growsAfter
+    else { return }
+    wanted += 1
+    reconnect()
+  }
+
+  /// A connection was lost or refused, but there are others: they have to do, for the time being.
+  func settle() {
+    wanted = max(1, lines.count)
+    growsAfter = eventLoop.now + .seconds(1)
   }
 
   private func flush() {
@@ -103,10 +127,9 @@ final class ClientSession {
 
   func received(_ bytes: ByteBuffer, on connection: RequestLedger.Connection) {
     guard let line = lines[connection] else { return }
-    line.noteProgress()
     do throws(LineFailure) {
       guard line.handshake == nil else { return try shakeHands(bytes, line) }
-      try line.reader?.take(bytes) { number, answer in
+      try line.take(bytes) { number, answer in
         var success = true
         if case .failed = answer { success = false }
         ledger.answered(number, on: connection, success: success)
@@ -137,8 +160,7 @@ final class ClientSession {
       }
       for next in line.handshake?.tlsStarted() ?? [] { try act(next, line) }
     case .use(let info):
-      line.handshake = nil
-      line.reader = AnswerReader(info)
+      line.use(info)
       opening.removeValue(forKey: line.number)?(.success(info))
     }
   }
@@ -148,14 +170,16 @@ final class ClientSession {
   /// A connection is over; what was under way on it goes over another one.
   func lose(_ connection: RequestLedger.Connection, _ reason: LineFailure) {
     guard let line = lines.removeValue(forKey: connection) else { return }
-    line.channel.close(promise: nil)
+    line.close()
     if let opening = opening.removeValue(forKey: connection) { return opening(.failure(reason)) }
     lastLoss = reason
     attempts += 1
     let given = LineFailure(
       "each connection that it was sent on was lost, the last one: \(reason)")
     for number in ledger.lost(connection) { finish(number, Self.failed(given)) }
-    if !isConnected {
+    if isConnected {
+      settle()
+    } else {
       outage = outage ?? eventLoop.now
       giveUpAfterLimit()
     }
@@ -193,7 +217,7 @@ final class ClientSession {
         RequestHeader(.disconnect, cookie: 0).write(to: &goodbye)
         line.channel.writeAndFlush(goodbye, promise: nil)
       }
-      line.channel.close(promise: nil)
+      line.close()
     }
   }
 }

@@ -32,16 +32,16 @@ public final class NBDDevice: BlockDevice {
   /// nil: the server takes any sector.
   private let turns: BlockTurns?
 
-  /// Where connections live unless the caller has a loop for them.
-  private static let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
+  /// Where connections live unless the caller has a loop for them: both ends of a copy have one.
+  private static let group = MultiThreadedEventLoopGroup(numberOfThreads: 2)
 
   /// Connects to an export.
   ///
   /// - Parameters:
   ///   - uri: where it is.
   ///   - options: how it is used.
-  ///   - eventLoop: where its connections live; by default a thread shared by all devices. Requests
-  ///     made on the very thread of that loop need no hand-over.
+  ///   - eventLoop: where its connections live; by default one of two threads that all devices
+  ///     share. Requests made on the very thread of that loop need no hand-over.
   /// - Throws: the reason in one line: no server there, no such export, TLS wanted or missing, read
   ///   only though it is to be written …
   public static func open(

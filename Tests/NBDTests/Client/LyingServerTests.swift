@@ -72,6 +72,20 @@ struct Lie: Sendable, CustomTestStringConvertible {
     #expect(reason?.sectors == 4..<8)
   }
 
+  @Test func `a write is not done before its data are sent`() async throws {
+    let received = Locked<[UInt8]>([])
+    let server = try await ScriptedServer(byteCount: 16 << 20, answersEarly: true) {
+      _, request, data in
+      if request.command == .write { received.withLock { $0 = data.array } }
+      return Answer.truth(request)
+    }
+    let device = try await NBDDevice.open(server.uri, Self.options)
+    // More than a socket takes when nobody reads from it.
+    let data = varied(count: 8 << 20)
+    try await device.put(data, at: 0)
+    #expect(received.withLock { $0 } == data)
+  }
+
   @Test func `an error of a place leaves what was read before it`() async throws {
     let server = try await ScriptedServer { _, request, _ in
       var bytes = Answer.data(request, count: 1024, last: false)

@@ -31,6 +31,14 @@ extension BlockDevice {
   }
 }
 
+/// Bytes that don't repeat at any power of two.
+func varied(count: Int, from start: Int = 0) -> [UInt8] {
+  let piece = (0..<65_537).map { UInt8(truncatingIfNeeded: (start + $0) ^ ($0 >> 8)) }
+  var bytes: [UInt8] = []
+  while bytes.count < count { bytes += piece }
+  return Array(bytes.prefix(count))
+}
+
 func failure(_ body: () async throws -> Void) async -> IOFailure? {
   do {
     try await body()
@@ -123,6 +131,32 @@ struct ServerKind: CustomTestStringConvertible, Sendable {
     try await exercise(device, &model, &random)
     try await device.flush()
     #expect(try server.read("disk") == Data(model))
+  }
+
+  @Test(arguments: [
+    ["nbdkit", "file", "@/disk"], ["qemu-nbd", "-f", "raw", "--shared=8", "@/disk"],
+  ])
+  func `large requests, many at once, both ways`(arguments: [String]) async throws {
+    guard OtherServer.isInstalled(arguments[0]) else {
+      return print("skipped: \(arguments[0]) is not installed")
+    }
+    let server = try OtherServer(arguments)
+    let (lanes, size) = (6, 1 << 20 | 4096)
+    try server.write("disk", Data(count: lanes * size))
+    try server.start()
+    let device = try await NBDDevice.open(server.uri())
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      for lane in 0..<lanes {
+        group.addTask {
+          let start = Sector(UInt64(lane * size / 512))
+          let data = varied(count: size, from: lane)
+          try await device.put(data, at: start)
+          let found = try await device.bytes(start..<start + Sector(UInt64(size / 512)))
+          #expect(found == data, "lane \(lane)")
+        }
+      }
+      try await group.waitForAll()
+    }
   }
 
   @Test func `an export whose end is no whole sector`() async throws {

@@ -24,7 +24,8 @@ final class ScriptedServer {
     flags: TransmissionFlags = [
       .hasFlags, .sendFlush, .sendFUA, .sendTrim, .sendWriteZeroes,
     ],
-    structured: Bool = true, greeting: ByteBuffer? = nil, script: @escaping Script
+    structured: Bool = true, greeting: ByteBuffer? = nil, answersEarly: Bool = false,
+    script: @escaping Script
   ) async throws {
     folder = FileManager.default.temporaryDirectory
       .appendingPathComponent("kcopyd-nbd-\(UUID().uuidString.prefix(8))")
@@ -37,7 +38,7 @@ final class ScriptedServer {
           try channel.pipeline.syncOperations.addHandler(
             ScriptedHandler(
               number: number, byteCount: byteCount, flags: flags, isStructured: structured,
-              greeting: greeting, script: script))
+              greeting: greeting, answersEarly: answersEarly && number == 1, script: script))
         }
       }
       .bind(unixDomainSocketPath: "\(folder.path)/s").get()
@@ -63,6 +64,8 @@ private final class ScriptedHandler: ChannelInboundHandler {
   private let flags: TransmissionFlags
   private let isStructured: Bool
   private let greeting: ByteBuffer?
+  /// Says that a write is done without having read its data, and never reads again.
+  private let answersEarly: Bool
   private let script: ScriptedServer.Script
   private var input = ByteBuffer()
   private var hasFlags = false
@@ -70,13 +73,14 @@ private final class ScriptedHandler: ChannelInboundHandler {
 
   init(
     number: Int, byteCount: UInt64, flags: TransmissionFlags, isStructured: Bool,
-    greeting: ByteBuffer?, script: @escaping ScriptedServer.Script
+    greeting: ByteBuffer?, answersEarly: Bool, script: @escaping ScriptedServer.Script
   ) {
     self.number = number
     self.byteCount = byteCount
     self.flags = flags
     self.isStructured = isStructured
     self.greeting = greeting
+    self.answersEarly = answersEarly
     self.script = script
   }
 
@@ -135,6 +139,11 @@ private final class ScriptedHandler: ChannelInboundHandler {
   private func request(_ context: ChannelHandlerContext) -> Bool {
     var rest = input
     guard let header = RequestHeader(&rest) else { return false }
+    if answersEarly, header.command == .write {
+      context.channel.setOption(.autoRead, value: false).assumeIsolated().whenSuccess {}
+      context.writeAndFlush(NIOAny(Answer.simple(header)), promise: nil)
+      return false
+    }
     let length = header.command == .write ? Int(header.length) : 0
     guard let data = rest.readSlice(length: length) else { return false }
     input = rest

@@ -1,4 +1,5 @@
 import Foundation
+import NIOCore
 import Testing
 
 @testable import NBD
@@ -54,7 +55,8 @@ final class OtherServer {
     process.standardError = FileHandle.nullDevice
     try process.run()
     self.process = process
-    for _ in 0..<1000 where !FileManager.default.fileExists(atPath: socket) {
+    let address = try SocketAddress(unixDomainSocketPath: socket)
+    for _ in 0..<1000 where !listens(address) {
       try #require(process.isRunning, "the server ended at once")
       usleep(5000)
     }
@@ -72,4 +74,11 @@ final class OtherServer {
     kill()
     try? FileManager.default.removeItem(at: folder)
   }
+}
+
+/// Whether anybody listens: the socket is there a little before.
+private func listens(_ address: SocketAddress) -> Bool {
+  let descriptor = socket(AF_UNIX, Int32(SOCK_STREAM.rawValue), 0)
+  defer { close(descriptor) }
+  return address.withSockAddr { connect(descriptor, $0, socklen_t($1)) } == 0
 }

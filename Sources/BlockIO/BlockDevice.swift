@@ -106,6 +106,15 @@ public protocol BlockDevice: AnyObject, Sendable {
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure)
 
+  /// Writes `buffer` to `sectors` within this very call, if that needs no waiting.
+  ///
+  /// - Returns: false if it would, or the device can't tell. Some of the sectors may have been written
+  ///   then: make the request with ``write(_:from:options:)``.
+  /// - Throws: as that does.
+  func writeOnTheSpot(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
+  ) throws(IOFailure) -> Bool
+
   /// Makes `sectors` read as zeros.
   ///
   /// - Parameter mayUnmap: whether the space may be given back; otherwise it stays allocated
@@ -146,6 +155,11 @@ extension BlockDevice {
   public func write(_ sectors: Range<Sector>, from buffer: IOBuffer) async throws(IOFailure) {
     try await write(sectors, from: buffer, options: [])
   }
+
+  /// Never, unless the device has its own way.
+  public func writeOnTheSpot(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
+  ) throws(IOFailure) -> Bool { false }
 
   /// Refused, unless the device has its own way.
   public func discard(_ sectors: Range<Sector>) async throws(IOFailure) {

@@ -40,8 +40,15 @@ public final class MemoryDevice: BlockDevice {
   public func write(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure) {
+    _ = try writeOnTheSpot(sectors, from: buffer, options: options)
+  }
+
+  public func writeOnTheSpot(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
+  ) throws(IOFailure) -> Bool {
     try check(sectors, for: .write)
     bytes.withLock { buffer.store(into: &$0, at: Int(sectors.lowerBound.bytes)) }
+    return true
   }
 
   public func writeZeroes(_ sectors: Range<Sector>, mayUnmap: Bool) async throws(IOFailure) {

@@ -28,6 +28,9 @@ public final class SimulatedDisk: BlockDevice {
   let loop: IOLoop
   let state: Mutex<State>
   private let crashSwitch: CrashSwitch?
+  private let isOftenQuick: Bool
+  /// Decides which writes are done on the spot.
+  private let spot: Mutex<SeededRandom>
 
   /// The limits of a disk that can do everything.
   public static var allCapabilities: DeviceLimits {
@@ -50,15 +53,18 @@ public final class SimulatedDisk: BlockDevice {
   ///   - plan: what goes wrong.
   ///   - hasVolatileCache: whether writes need a flush to be durable.
   ///   - crashSwitch: what turns it off together with others.
+  ///   - isOftenQuick: whether half of all writes are done on the spot, for those who ask for it.
   public init(
     _ name: String, sectorCount: Sector, content: Content? = nil, seed: UInt64 = 0, loop: IOLoop,
     limits: DeviceLimits = allCapabilities, plan: FaultPlan = FaultPlan(),
-    hasVolatileCache: Bool = true, crashSwitch: CrashSwitch? = nil
+    hasVolatileCache: Bool = true, crashSwitch: CrashSwitch? = nil, isOftenQuick: Bool = false
   ) {
     self.name = name
     self.limits = limits
     self.loop = loop
     self.crashSwitch = crashSwitch
+    self.isOftenQuick = isOftenQuick
+    spot = Mutex(SeededRandom(seed: seed &+ 1))
     let all = Sector.zero..<sectorCount
     let contents =
       switch content ?? .pattern(String(name.prefix(6))) {
@@ -112,6 +118,31 @@ public final class SimulatedDisk: BlockDevice {
     let isDurable = options.contains(.durable)
     try await perform(.write, sectors, .from(buffer), isDurable: isDurable && limits.supportsFUA)
     if isDurable && !limits.supportsFUA { try await flush() }
+  }
+
+  /// Writes at once, every now and then.
+  public func writeOnTheSpot(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
+  ) throws(IOFailure) -> Bool {
+    precondition(buffer.sectorCount == sectors.length)
+    guard isOftenQuick, spot.withLock({ $0.chance(1, in: 2) }), plan.delay(of: sectors) == .zero,
+      limits.supportsFUA || !options.contains(.durable)
+    else { return false }
+    try check(sectors, for: .write)
+    let request = Request(
+      operation: .write, name: name, sectors: sectors, payload: .from(buffer),
+      isDurable: options.contains(.durable))
+    let now = loop.now
+    let course = try state.withLock { (state) throws(IOFailure) in
+      try state.begin(request, at: now)
+    }
+    crashSwitch?.count()
+    try state.withLock { (state) throws(IOFailure) in
+      var failure: IOFailure?
+      for step in course.steps where failure == nil { failure = state.take(step, of: course) }
+      try state.end(course, failure, at: now)
+    }
+    return true
   }
 
   /// Makes sectors zero; from memory where the limits say so.

@@ -77,6 +77,17 @@ extension Mirror {
       bytes: request.bytes, time: request.start.duration(to: loop.now), isDone: isDone)
   }
 
+  /// Counts a request that was done within one step, from `start`, which becomes the time of its end.
+  func note(
+    _ kind: LegStatistics.Kind, _ leg: Leg, _ sectors: Range<Sector>,
+    since start: inout LoopInstant, isDone: Bool
+  ) {
+    let end = loop.now
+    leg.statistics[kind].note(
+      bytes: sectors.length.bytes, time: start.duration(to: end), isDone: isDone)
+    start = end
+  }
+
   /// What has been done with each leg.
   var legStatistics: [LegStatistics] { legs.map(\.statistics) }
 

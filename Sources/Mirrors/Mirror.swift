@@ -38,13 +38,10 @@ actor Mirror {
   /// How often a flush of legs has failed.
   var failedFlushes = 0
 
-  /// Regions with something under way.
+  /// Regions with something under way, and those that are to be called clean.
   var regions: [Region: RegionState] = [:]
-  /// Regions that are to be called clean, each once, with when they were found idle; and since when
-  /// those of them are that nothing has been written to again.
+  /// The latter, each once, with when they were found idle.
   var idle = Deque<(region: Region, since: LoopInstant)>()
-  var queued = Set<Region>()
-  var idleSince: [Region: LoopInstant] = [:]
   var isCleaning = false
 
   /// Of regions that aren't in sync: the legs that have everything that was acknowledged. Where
@@ -65,6 +62,8 @@ actor Mirror {
   /// Recoveries under way; none is started unless `mayRecover`.
   let recoveries = Quota(limit: 0)
   var mayRecover = false
+  /// Pieces that were copied and wait for flushes. The kernel's way, one at a time, has none.
+  let settling: Quota
   /// Mends under way.
   let mends = Quota(limit: 0)
   var retryDelay: Duration?
@@ -92,6 +91,8 @@ actor Mirror {
     self.name = name
     self.sectorCount = sectorCount
     self.parameters = parameters
+    let inFlight = parameters.conduct.recoveriesInFlight
+    settling = Quota(limit: inFlight > 1 ? inFlight : 0)
     self.onEvent = onEvent
     self.legs = legs.map { Leg($0.device, offset: $0.offset) }
     places = legs.map { MirrorLeg($0.device, offset: $0.offset) }
@@ -176,9 +177,7 @@ actor Mirror {
     await recoveries.waitForNone()
     await mends.waitForNone()
     await requests.waitForNone()
-    for region in Array(idleSince.keys) { cleanIfIdle(region) }
-    idle.removeAll()
-    queued.removeAll()
+    cleanAllIdle()
     await flushLog()
     await saveTrust()
     isResumed = false
@@ -263,15 +262,4 @@ actor Mirror {
     for leg in legs { leg.forgive() }
     onEvent(.inSync)
   }
-}
-
-/// A region with something under way.
-final class RegionState {
-  /// Writes.
-  var writes = 0
-  /// Whether one of them has been acknowledged that is on a single leg.
-  var isOnOneLeg = false
-  /// Whether it is being copied, or compared: writes wait.
-  var isRecovering = false
-  let changed = Gate()
 }

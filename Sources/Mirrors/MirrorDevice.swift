@@ -94,10 +94,12 @@ public final class MirrorDevice: BlockDevice {
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure) {
     try check(sectors, for: .write)
-    if let touched = mirror.beginWriteHere(sectors) {
-      return try await mirror.writeHere(sectors, touched, from: buffer, options: options)
+    switch mirror.beginWriteHere(sectors, from: buffer, options: options) {
+    case .done: return
+    case .begun(let write):
+      try await mirror.finishWriteHere(write, sectors, from: buffer, options: options)
+    case .elsewhere: try await mirror.write(sectors, from: buffer, options: options)
     }
-    try await mirror.write(sectors, from: buffer, options: options)
   }
 
   public func discard(_ sectors: Range<Sector>) async throws(IOFailure) {

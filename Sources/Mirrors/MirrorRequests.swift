@@ -12,13 +12,7 @@ extension Mirror {
   func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
     try beginRequest(.read, sectors)
     defer { endRequest() }
-    var rest = sectors
-    while !rest.isEmpty {
-      let (piece, isInSync) = alike(rest)
-      let part = buffer.slice(piece.lowerBound - sectors.lowerBound, piece.length)
-      try await read(piece, isInSync: isInSync, into: part)
-      rest = piece.upperBound..<rest.upperBound
-    }
+    try await read(sectors, into: buffer, tried: [], last: nil)
   }
 
   /// The part of `sectors` from their start on whose regions are all in sync, or all not and then
@@ -40,40 +34,53 @@ extension Mirror {
   /// Reads from any leg that will do, but for those that have been tried: the last one failed with
   /// `last`.
   func read(
-    _ sectors: Range<Sector>, isInSync: Bool, into buffer: IOBuffer, tried: Set<Int> = [],
-    last: IOFailure? = nil
+    _ sectors: Range<Sector>, into buffer: IOBuffer, tried: Set<Int>, last: IOFailure?
   ) async throws(IOFailure) {
-    let touched = parameters.regionSize.regions(touching: sectors)
-    var (isInSync, tried, last) = (isInSync, tried, last)
-    while let index = legToRead(
-      isInSync: isInSync, trusted: trustedLeg(of: touched.lowerBound), except: tried)
-    {
-      let leg = legs[index]
-      leg.reads += 1
-      defer { leg.reads -= 1 }
-      let request = begin(.read, index, sectors)
-      do throws(IOFailure) {
-        try await leg.device.read(leg.sectors(of: sectors), into: buffer)
-        end(request, isDone: true)
-        if let last, let first = tried.first, tried.count == 1, parameters.conduct.repairsReads {
-          mend(first, sectors, last)
-        }
-        return
-      } catch {
-        end(request, isDone: false)
-        last = error
-        tried.insert(index)
-        noteFailedRead(index, error, isInSync: isInSync)
-        // Meanwhile they may have come into sync, so that the others will do.
-        isInSync = isInSync || touched.allSatisfy { log.isInSync($0) }
+    var rest = sectors
+    while !rest.isEmpty {
+      let (piece, isInSync) = alike(rest)
+      let part = buffer.slice(piece.lowerBound - sectors.lowerBound, piece.length)
+      // A part by itself hasn't been tried yet.
+      let isWhole = piece == sectors
+      try await readAlike(
+        piece, isInSync: isInSync, into: part, tried: isWhole ? tried : [],
+        last: isWhole ? last : nil)
+      rest = piece.upperBound..<rest.upperBound
+    }
+  }
+
+  private func readAlike(
+    _ sectors: Range<Sector>, isInSync: Bool, into buffer: IOBuffer, tried: Set<Int>,
+    last: IOFailure?
+  ) async throws(IOFailure) {
+    let first = parameters.regionSize.region(of: sectors.lowerBound)
+    guard
+      let index = legToRead(isInSync: isInSync, trusted: trustedLeg(of: first), except: tried)
+    else {
+      if parameters.conduct.repairsReads, let last {
+        for index in tried { mark(index, .read, last) }
       }
+      throw moved(last, .read, sectors)
+        ?? IOFailure(
+          .read, name, sectors, errno: .ioError, detail: "no leg is left that could be read")
     }
-    if parameters.conduct.repairsReads, let last {
-      for index in tried { mark(index, .read, last) }
+    let leg = legs[index]
+    leg.reads += 1
+    let request = begin(.read, index, sectors)
+    do throws(IOFailure) {
+      defer { leg.reads -= 1 }
+      try await leg.device.read(leg.sectors(of: sectors), into: buffer)
+    } catch {
+      end(request, isDone: false)
+      noteFailedRead(index, error, isInSync: isInSync)
+      // Which regions are in sync, and which leg has what, may be something else by now.
+      return try await read(
+        sectors, into: buffer, tried: tried.union([index]), last: error)
     }
-    throw moved(last, .read, sectors)
-      ?? IOFailure(
-        .read, name, sectors, errno: .ioError, detail: "no leg is left that could be read")
+    end(request, isDone: true)
+    if let last, let first = tried.first, tried.count == 1, parameters.conduct.repairsReads {
+      mend(first, sectors, last)
+    }
   }
 
   /// A leg couldn't be read. Where it can be mended, that is tried before it is marked.
@@ -83,13 +90,16 @@ extension Mirror {
 
   /// The leg to read from: in sync any good one, else only the one that is trusted.
   func legToRead(isInSync: Bool, trusted: Int, except tried: Set<Int>) -> Int? {
-    let isUsable = { (index: Int) in self.legs[index].isGood && !tried.contains(index) }
-    guard isInSync else { return isUsable(trusted) ? trusted : nil }
+    guard isInSync else {
+      // It has what nobody else has, whatever went wrong with it elsewhere.
+      let isUsable = legs[trusted].isGood || parameters.conduct.tracksStaleLegs
+      return isUsable && !tried.contains(trusted) ? trusted : nil
+    }
     var best: Int?
     // The default leg, then downwards, in a circle.
     for step in legs.indices {
       let index = (defaultLeg + legs.count - step) % legs.count
-      guard isUsable(index) else { continue }
+      guard legs[index].isGood, !tried.contains(index) else { continue }
       guard parameters.conduct.balancesReads else { return index }
       if best.map({ legs[index].reads < legs[$0].reads }) ?? true { best = index }
     }
@@ -149,10 +159,7 @@ extension Mirror {
       begin(touched)
       defer { end(touched) }
       let part = buffer.slice(piece.lowerBound - sectors.lowerBound, piece.length)
-      try await writeMarked(piece, touched, isInSync: isInSync) {
-        (device, sectors) throws(IOFailure) in
-        try await device.write(sectors, from: part, options: options)
-      }
+      try await writeMarked(piece, touched, isInSync: isInSync, from: part, options: options)
       rest = piece.upperBound..<rest.upperBound
     }
   }
@@ -212,41 +219,59 @@ extension Mirror {
 
   /// One write whose regions have been marked dirty.
   private func writeMarked(
-    _ sectors: Range<Sector>, _ touched: Range<Region>, isInSync: Bool,
-    _ body: @escaping @Sendable (any BlockDevice, Range<Sector>) async throws(IOFailure) -> Void
+    _ sectors: Range<Sector>, _ touched: Range<Region>, isInSync: Bool, from buffer: IOBuffer,
+    options: WriteOptions
   ) async throws(IOFailure) {
     let isLogGood = await flushLog()
     guard isInSync else {
       if hasFailedLeg, parameters.handlesErrors, !parameters.keepsLog {
         return try await settleFailure(touched, nil)
       }
-      let index = trustedLeg(of: touched.lowerBound)
-      let leg = legs[index]
-      // From its start on no other leg has what this one has.
-      let before = touched.map { holders(of: $0) }
-      for region in touched { setHolders([index], of: region) }
-      await saveTrust()
-      let request = begin(.write, index, sectors)
-      do throws(IOFailure) {
-        try await body(leg.device, leg.sectors(of: sectors))
-        end(request, isDone: true)
-        for region in touched { state(of: region).isOnOneLeg = true }
-        return
-      } catch {
-        end(request, isDone: false)
-        mark(index, .write, error)
-        // It was never acknowledged: what the others have is still as good as before – unless
-        // another write meanwhile went to this leg alone.
-        for (region, others) in zip(touched, before)
-        where state(of: region).writes == 1 && !state(of: region).isOnOneLeg {
-          restoreHolders(others.subtracting([index]), of: region, after: index)
-        }
-        await saveTrust()
-        throw moved(error, .write, sectors) ?? error
+      var rest = sectors
+      while !rest.isEmpty {
+        // While the log was written it may have become another leg, and not the same for all.
+        let (piece, _) = alike(rest)
+        let part = buffer.slice(piece.lowerBound - sectors.lowerBound, piece.length)
+        try await writeToTrusted(piece, from: part, options: options)
+        rest = piece.upperBound..<rest.upperBound
       }
+      return
     }
     if !isLogGood, parameters.handlesErrors { return try await settleFailure(touched, nil) }
-    try await settle(await onLegs(.write, sectors, body), of: sectors, touched)
+    let failures = await onLegs(.write, sectors) { device, sectors throws(IOFailure) in
+      try await device.write(sectors, from: buffer, options: options)
+    }
+    try await settle(failures, of: sectors, touched)
+  }
+
+  /// Writes what isn't in sync to the leg that has everything else there.
+  private func writeToTrusted(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
+  ) async throws(IOFailure) {
+    let touched = parameters.regionSize.regions(touching: sectors)
+    let index = trustedLeg(of: touched.lowerBound)
+    let leg = legs[index]
+    // From its start on no other leg has what this one has.
+    let before = touched.map { holders(of: $0) }
+    for region in touched { setHolders([index], of: region) }
+    await saveTrust()
+    let request = begin(.write, index, sectors)
+    do throws(IOFailure) {
+      try await leg.device.write(leg.sectors(of: sectors), from: buffer, options: options)
+      end(request, isDone: true)
+      for region in touched { state(of: region).isOnOneLeg = true }
+    } catch {
+      end(request, isDone: false)
+      mark(index, .write, error)
+      // It was never acknowledged: what the others have is still as good as before – unless
+      // another write meanwhile went to this leg alone.
+      for (region, others) in zip(touched, before)
+      where state(of: region).writes == 1 && !state(of: region).isOnOneLeg {
+        restoreHolders(others.subtracting([index]), of: region, after: index)
+      }
+      await saveTrust()
+      throw moved(error, .write, sectors) ?? error
+    }
   }
 
   /// What becomes of a write to all legs; `failures` has those of each leg.

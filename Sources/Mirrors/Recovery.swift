@@ -30,21 +30,40 @@ extension Mirror {
       // Whoever flushes a leg from here on may be told of what is copied to it now.
       let failedFlushes = failedFlushes
       let recovered = await recover(mine, from: source)
-      settle(mine, recovered)
-      // One flush of the legs and one log write for all that end at about the same time.
-      await flushLog()
-      if self.failedFlushes == failedFlushes || !parameters.conduct.remembersFailedRecovery {
-        for region in recovered {
-          log.setSync(region, true)
-          forgetHolders(of: region)
+      // The next ones are copied while the legs are flushed.
+      recoveries.add(1)
+      settling.add(1)
+      Task {
+        await withTaskExecutorPreference(loop) {
+          await self.settle(mine, recovered, since: failedFlushes)
         }
-      } else {
-        // A leg may have lost what was copied to it.
-        for region in recovered { lose(region) }
       }
-      release(mine)
-      noteIfInSync()
+      await settling.waitBelowLimit()
     }
+  }
+
+  /// Regions were copied, or weren't: these come into sync once that is durable, or stay out of it.
+  private func settle(
+    _ work: Range<Region>, _ recovered: [Region], since failedFlushes: Int
+  ) async {
+    defer {
+      recoveries.remove(1)
+      settling.remove(1)
+    }
+    note(work, recovered)
+    // One flush of the legs and one log write for all that end at about the same time.
+    await flushLog()
+    if self.failedFlushes == failedFlushes || !parameters.conduct.remembersFailedRecovery {
+      for region in recovered {
+        log.setSync(region, true)
+        forgetHolders(of: region)
+      }
+    } else {
+      // A leg may have lost what was copied to it.
+      for region in recovered { lose(region) }
+    }
+    release(work)
+    noteIfInSync()
   }
 
   /// Copies regions.
@@ -67,7 +86,7 @@ extension Mirror {
   }
 
   /// What is known now of regions that were copied, or weren't.
-  private func settle(_ work: Range<Region>, _ recovered: [Region]) {
+  private func note(_ work: Range<Region>, _ recovered: [Region]) {
     for region in recovered { log.clear(region) }
     guard recovered.count < work.count else { return }
     let good = Set(recovered)

@@ -1,6 +1,24 @@
 import BlockIO
+import DequeModule
 
 // Regions with something under way, and those that went idle.
+
+/// A region that is in use, or waits to be called clean.
+final class RegionState {
+  /// Writes under way.
+  var writes = 0
+  /// Whether one of them has been acknowledged that is on a single leg.
+  var isOnOneLeg = false
+  /// Whether it is being copied, or compared: writes wait.
+  var isRecovering = false
+  /// Since when nothing has been written to it, if it is to be called clean.
+  var idleSince: LoopInstant?
+  /// Whether it is in the queue of those.
+  var isQueued = false
+  let changed = Gate()
+
+  var isInUse: Bool { writes > 0 || isRecovering }
+}
 
 extension Mirror {
   func state(of region: Region) -> RegionState {
@@ -8,6 +26,10 @@ extension Mirror {
     let state = RegionState()
     regions[region] = state
     return state
+  }
+
+  private func forgetUnlessNeeded(_ region: Region, _ state: RegionState) {
+    if !state.isInUse, !state.isQueued { regions[region] = nil }
   }
 
   /// A region of these sectors that is being copied or compared, if there is one.
@@ -19,8 +41,9 @@ extension Mirror {
   /// Writes to these regions begin: their bits are cleared, durably with the next flush.
   func begin(_ touched: Range<Region>) {
     for region in touched {
-      state(of: region).writes += 1
-      idleSince[region] = nil
+      let state = state(of: region)
+      state.writes += 1
+      state.idleSince = nil
       log.mark(region)
     }
   }
@@ -30,9 +53,21 @@ extension Mirror {
       let state = state(of: region)
       state.writes -= 1
       guard state.writes == 0 else { continue }
+      state.isOnOneLeg = false
       state.changed.open()
-      if !state.isRecovering { regions[region] = nil }
-      wentIdle(region)
+      wentIdle(region, state, at: loop.now)
+      forgetUnlessNeeded(region, state)
+    }
+  }
+
+  /// Something was written there within one step: as ``begin(_:)`` and ``end(_:)``.
+  func noteWritten(_ touched: Range<Region>, at now: LoopInstant) {
+    for region in touched {
+      let state = state(of: region)
+      log.mark(region)
+      guard !state.isInUse else { continue }
+      wentIdle(region, state, at: now)
+      forgetUnlessNeeded(region, state)
     }
   }
 
@@ -54,20 +89,27 @@ extension Mirror {
     for region in touched {
       guard let state = regions[region] else { continue }
       state.isRecovering = false
-      if state.writes == 0 { regions[region] = nil }
+      forgetUnlessNeeded(region, state)
       state.changed.open()
     }
   }
 
   // MARK: Cleaning
 
-  /// The last write of a region is over: it is the same on all legs, or out of sync.
+  /// A region that was held, and maybe written to, is free again.
   func wentIdle(_ region: Region) {
+    let state = state(of: region)
+    wentIdle(region, state, at: loop.now)
+    forgetUnlessNeeded(region, state)
+  }
+
+  /// The last write of a region is over: it is the same on all legs, or out of sync.
+  private func wentIdle(_ region: Region, _ state: RegionState, at now: LoopInstant) {
     guard log.isInSync(region) else { return }
     if distrustsIdle { return lose(region) }
-    let now = loop.now
-    idleSince[region] = now
-    guard queued.insert(region).inserted else { return }
+    state.idleSince = now
+    guard !state.isQueued else { return }
+    state.isQueued = true
     idle.append((region, now))
     guard !isCleaning else { return }
     isCleaning = true
@@ -83,12 +125,12 @@ extension Mirror {
       let now = loop.now
       while let entry = idle.first, entry.since.advanced(by: delay) <= now {
         idle.removeFirst()
-        if let since = idleSince[entry.region], since > entry.since {
+        let state = state(of: entry.region)
+        if let since = state.idleSince, since > entry.since {
           // Written again meanwhile: it counts from the end of that.
           idle.append((entry.region, since))
         } else {
-          queued.remove(entry.region)
-          if idleSince[entry.region] != nil { cleanIfIdle(entry.region) }
+          cleanIfIdle(entry.region, state)
         }
       }
       // Suspended: the log may be another mirror's by now.
@@ -98,8 +140,18 @@ extension Mirror {
     isCleaning = false
   }
 
-  func cleanIfIdle(_ region: Region) {
-    idleSince[region] = nil
-    if regions[region] == nil, log.isInSync(region), !distrustsIdle { log.clear(region) }
+  /// Everything that is idle is to be called clean with the next flush.
+  func cleanAllIdle() {
+    while let entry = idle.popFirst() { cleanIfIdle(entry.region, state(of: entry.region)) }
+  }
+
+  /// What has left the queue is to be called clean, unless it is in use.
+  private func cleanIfIdle(_ region: Region, _ state: RegionState) {
+    state.isQueued = false
+    if state.idleSince != nil, !state.isInUse, log.isInSync(region), !distrustsIdle {
+      log.clear(region)
+    }
+    state.idleSince = nil
+    forgetUnlessNeeded(region, state)
   }
 }

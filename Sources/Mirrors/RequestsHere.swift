@@ -35,7 +35,7 @@ extension Mirror {
     } catch {
       endReadHere(request, isDone: false)
       await noteFailedRead(index, error, isInSync: true)
-      try await read(sectors, isInSync: true, into: buffer, tried: [index], last: error)
+      try await read(sectors, into: buffer, tried: [index], last: error)
     }
   }
 
@@ -50,19 +50,65 @@ extension Mirror {
 
   // MARK: Writing
 
+  /// How far a write has come in the calling task.
+  enum WriteHere {
+    /// It is done.
+    case done
+    /// It has begun, and is to be given to ``finishWriteHere(_:_:from:options:)``.
+    case begun(WriteUnderWay)
+    /// It has to wait for something: it is for the actor.
+    case elsewhere
+  }
+
+  struct WriteUnderWay: Sendable {
+    fileprivate let touched: Range<Region>
+    /// The legs that it isn't on yet and that haven't failed.
+    fileprivate var rest: [Int] = []
+    /// The failure of each leg; none at all while all goes well.
+    fileprivate var failures: [IOFailure?] = []
+  }
+
   /// Begins a write in the calling task, if that runs on the loop and nothing has to be done first:
-  /// its regions are in sync, marked on the disk, and not being copied or compared.
-  ///
-  /// - Returns: the regions, for ``writeHere(_:_:from:options:)``.
-  nonisolated func beginWriteHere(_ sectors: Range<Sector>) -> Range<Region>? {
-    guard loop.isCurrent, !sectors.isEmpty, sectors.length <= Self.pieceLimit else { return nil }
-    return assumeIsolated { mirror in
-      let touched = mirror.parameters.regionSize.regions(touching: sectors)
-      guard mirror.isResumed, !mirror.isSuspending, mirror.areSettled(touched) else { return nil }
-      mirror.requests.add(1)
-      mirror.begin(touched)
-      return touched
+  /// its regions are in sync, marked on the disk, and not being copied or compared. Legs that can do it
+  /// on the spot have it then.
+  nonisolated func beginWriteHere(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
+  ) -> WriteHere {
+    guard loop.isCurrent, !sectors.isEmpty, sectors.length <= Self.pieceLimit else {
+      return .elsewhere
     }
+    return assumeIsolated { $0.writeOnTheSpot(sectors, from: buffer, options: options) }
+  }
+
+  private func writeOnTheSpot(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
+  ) -> WriteHere {
+    let touched = parameters.regionSize.regions(touching: sectors)
+    guard isResumed, !isSuspending, areSettled(touched) else { return .elsewhere }
+    // Nothing else can happen until the end of this function.
+    var write = WriteUnderWay(touched: touched)
+    var now = loop.now
+    for (index, leg) in legs.enumerated() {
+      do throws(IOFailure) {
+        let isDone = try leg.device.writeOnTheSpot(
+          leg.sectors(of: sectors), from: buffer, options: options)
+        guard isDone else {
+          write.rest.append(index)
+          continue
+        }
+        note(.write, leg, sectors, since: &now, isDone: true)
+      } catch {
+        note(.write, leg, sectors, since: &now, isDone: false)
+        write.note(error, of: index, legCount: legs.count)
+      }
+    }
+    if write.rest.isEmpty, write.failures.isEmpty {
+      noteWritten(touched, at: now)
+      return .done
+    }
+    requests.add(1)
+    begin(touched)
+    return .begun(write)
   }
 
   private func areSettled(_ touched: Range<Region>) -> Bool {
@@ -71,14 +117,16 @@ extension Mirror {
     }
   }
 
-  /// Does that write, on all legs at once.
-  nonisolated func writeHere(
-    _ sectors: Range<Sector>, _ touched: Range<Region>, from buffer: IOBuffer,
-    options: WriteOptions
+  /// Does what is left of that write, on all legs at once.
+  nonisolated func finishWriteHere(
+    _ write: WriteUnderWay, _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure) {
-    defer { endWriteHere(touched) }
-    let failures = await writeToAll(sectors, from: buffer, options: options)
-    if !failures.allSatisfy({ $0 == nil }) { try await settle(failures, of: sectors, touched) }
+    defer { endWriteHere(write.touched) }
+    var write = write
+    await finish(&write, sectors, from: buffer, options: options)
+    if !write.failures.isEmpty {
+      try await settle(write.failures, of: sectors, write.touched)
+    }
   }
 
   private nonisolated func endWriteHere(_ touched: Range<Region>) {
@@ -88,30 +136,40 @@ extension Mirror {
     }
   }
 
-  /// - Returns: the failure of each leg; none at all when all went well.
-  private nonisolated func writeToAll(
-    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
-  ) async -> [IOFailure?] {
-    let write = { @Sendable (leg: Int) async -> IOFailure? in
+  private nonisolated func finish(
+    _ write: inout WriteUnderWay, _ sectors: Range<Sector>, from buffer: IOBuffer,
+    options: WriteOptions
+  ) async {
+    let one = { @Sendable (leg: Int) async -> IOFailure? in
       await self.counted(.write, leg, sectors) { device, sectors throws(IOFailure) in
         try await device.write(sectors, from: buffer, options: options)
       }
     }
-    // The last leg by this task itself: one task less to be made.
-    let last = places.count - 1
-    return await withTaskGroup(of: (Int, IOFailure?).self) { group in
-      for index in 0..<last {
-        group.addTask(executorPreference: loop) { (index, await write(index)) }
-      }
-      var failures: [IOFailure?] = []
-      func note(_ index: Int, _ failure: IOFailure?) {
-        guard let failure else { return }
-        if failures.isEmpty { failures = Array(repeating: nil, count: last + 1) }
-        failures[index] = failure
-      }
-      note(last, await write(last))
-      for await (index, failure) in group { note(index, failure) }
-      return failures
+    let rest = write.rest
+    guard let last = rest.last else { return }
+    guard rest.count > 1 else {
+      return write.note(await one(last), of: last, legCount: places.count)
     }
+    // The last leg by this task itself: one task less to be made.
+    write.failures = await withTaskGroup(of: (Int, IOFailure?).self) { [write] group in
+      var write = write
+      for index in rest.dropLast() {
+        // Its request is on its way when this returns.
+        group.addImmediateTask(executorPreference: loop) { (index, await one(index)) }
+      }
+      write.note(await one(last), of: last, legCount: places.count)
+      for await (index, failure) in group {
+        write.note(failure, of: index, legCount: places.count)
+      }
+      return write.failures
+    }
+  }
+}
+
+extension Mirror.WriteUnderWay {
+  fileprivate mutating func note(_ failure: IOFailure?, of leg: Int, legCount: Int) {
+    guard let failure else { return }
+    if failures.isEmpty { failures = Array(repeating: nil, count: legCount) }
+    failures[leg] = failure
   }
 }

@@ -84,6 +84,26 @@ import Testing
     }
   }
 
+  /// A read of several regions that fails: the leg on which the first one is to be found then was taken
+  /// for all of them, though it had missed a write to another one.
+  @Test func aReadThatFailsIsDoneFromTheRightLegForEachRegion() throws {
+    try simulate { loop in
+      let setting = try await MirrorSetting(isKernel: false, on: loop) {
+        $0.conduct.retryDelay = nil
+      }.resumed()
+      MirrorSetting.fail(setting.legs[2], .write, times: 1)
+      try await setting.mirror.put("new", 40..<80)
+      #expect(await setting.state == "14 AAD A")
+      // On leg 0 alone.
+      try await setting.mirror.put("newer", 70..<80)
+      MirrorSetting.fail(setting.legs[0], .read, 40..<41, times: 1)
+      let expected = patterns(("new", 40..<70), ("newer", 70..<80))
+      #expect(try await setting.mirror.contents(40..<80) == expected)
+      #expect(await setting.state == "14 RAD A")
+      await setting.mirror.suspend()
+    }
+  }
+
   /// A discard that only one leg refuses takes nothing from the others.
   @Test func afterAFailedDiscardEveryLegIsReadable() throws {
     try simulate { loop in

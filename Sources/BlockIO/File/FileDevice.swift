@@ -73,8 +73,7 @@ public final class FileDevice: BlockDevice {
   public func write(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure) {
-    precondition(buffer.sectorCount == sectors.length)
-    try check(sectors, for: .write)
+    if try writeOnTheSpot(sectors, from: buffer, options: options) { return }
     // What lives in memory is as durable as it gets.
     let options = cached.isInMemory ? [] : options
     if let direct {
@@ -87,14 +86,20 @@ public final class FileDevice: BlockDevice {
         }
       }.get()
     }
-    if buffer.sectorCount <= Self.onTheSpotLimit,
-      try cached.writeOnTheSpot(sectors, from: buffer) == .done
-    {
-      return
-    }
     try await loop.transferring { [cached] in
       Result { () throws(IOFailure) in try cached.write(sectors, from: buffer, options: []) }
     }.get()
+  }
+
+  public func writeOnTheSpot(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
+  ) throws(IOFailure) -> Bool {
+    precondition(buffer.sectorCount == sectors.length)
+    try check(sectors, for: .write)
+    guard !isDirect, buffer.sectorCount <= Self.onTheSpotLimit,
+      cached.isInMemory || !options.contains(.durable)
+    else { return false }
+    return try cached.writeOnTheSpot(sectors, from: buffer) == .done
   }
 
   // MARK: Other requests

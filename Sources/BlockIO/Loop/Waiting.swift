@@ -23,6 +23,7 @@ package final class Gate {
 
   /// Has everyone who waits look again.
   package func open() {
+    guard !waiting.isEmpty else { return }
     let all = waiting
     waiting = []
     for continuation in all { continuation.resume() }

@@ -123,8 +123,9 @@ final class DirtyLog {
 
   /// A write to the region is about to start. Durable with the next ``flush(legs:)``.
   func mark(_ region: Region) {
-    idle.remove(region)
-    covered.remove(region)
+    // Looking for something costs even where there is nothing.
+    if !idle.isEmpty { idle.remove(region) }
+    if !covered.isEmpty { covered.remove(region) }
     guard clean[region] else { return }
     clean[region] = false
     isDirtied = true
@@ -135,7 +136,7 @@ final class DirtyLog {
   /// Whether a write to the region needn't wait for the log: its bit is clear on the disk, and nothing
   /// that is under way will set it once the region has been marked.
   func isMarkedDurably(_ region: Region) -> Bool {
-    !clean[region] && !unwritten.contains(region) && mayClean && !hasFailed
+    !clean[region] && (unwritten.isEmpty || !unwritten.contains(region)) && mayClean && !hasFailed
   }
 
   /// All legs hold the same there, once they are flushed.
@@ -226,6 +227,7 @@ final class DirtyLog {
       } else {
         idle.subtract(covered)
       }
+      covered = []
     }
     guard let disk else {
       isDirtied = false

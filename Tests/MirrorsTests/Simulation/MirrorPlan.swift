@@ -21,6 +21,8 @@ struct MirrorPlan: Sendable {
   /// Where the mirror begins on each leg.
   var offsets: [Sector] = []
   var legLimits: [DeviceLimits] = []
+  /// Legs that do some writes on the spot.
+  var quickLegs = Set<Int>()
   /// nil: the log is in memory.
   var logLimits: DeviceLimits?
   /// nil: nothing keeps over a restart which leg is right.

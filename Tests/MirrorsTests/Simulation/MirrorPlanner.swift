@@ -53,6 +53,9 @@ struct MirrorPlanner {
     if bounds.hasDisk ?? hasDisk { plan.logLimits = drawLimits() }
     plan.start = bounds.start ?? (random.chance(1, in: 2) ? .same : .different)
     drawParameters()
+    if random.chance(1, in: 2) {
+      plan.quickLegs = Set((0..<legs).filter { _ in random.chance(2, in: 3) })
+    }
     for number in 0..<(bounds.phases ?? [1, 1, 1, 2, 2, 3][pick(6)]) {
       plan.phases.append(drawPhase(number))
     }

@@ -48,7 +48,8 @@ final class MirrorWorld: Sendable {
     for (index, offset) in plan.offsets.enumerated() {
       let disk = SimulatedDisk(
         "leg\(index)", sectorCount: offset + plan.count + 3, content: .zeroes, seed: random.next(),
-        loop: loop, limits: plan.legLimits[index], crashSwitch: power)
+        loop: loop, limits: plan.legLimits[index], crashSwitch: power,
+        isOftenQuick: plan.quickLegs.contains(index))
       let isSame = plan.start == .same || index == 0
       let version = isSame ? Version.initial : Version(rawValue: 1_000_000 + UInt32(index))
       disk.fill(from: offset, version.bytes(.zero..<plan.count))

@@ -16,15 +16,15 @@ public struct RequestCount: Hashable, Sendable {
   ///
   /// - Parameters:
   ///   - bytes: how many it was about; they count only if it is done.
-  ///   - time: how long it took.
+  ///   - nanoseconds: how long it took.
   ///   - isDone: whether it ended well.
-  public mutating func note(bytes: UInt64, time: Duration, isDone: Bool) {
+  public mutating func note(bytes: UInt64, nanoseconds: Int64, isDone: Bool) {
     if isDone {
       operations += 1
       self.bytes += bytes
     } else {
       errors += 1
     }
-    nanoseconds += UInt64(max(0, time.nanoseconds))
+    self.nanoseconds += UInt64(max(0, nanoseconds))
   }
 }

@@ -156,8 +156,9 @@ actor CopyJob {
   /// How many segments are done in one go: within the page cache as many as make handing them to
   /// a thread cost nothing, and fewer and fewer so that all threads end together.
   private var runLength: UInt64 {
-    guard pageCachedCopy != nil, views == nil, resources.throttle == nil else { return 1 }
-    let share = cursor.rest.length.rawValue / UInt64(4 * parallelism)
+    guard pageCachedCopy != nil, views == nil, resources.throttle?.isOpen ?? true else { return 1 }
+    let turns = plan.options.contains(.oneOfMany) ? 1 : 4
+    let share = cursor.rest.length.rawValue / UInt64(turns * parallelism)
     return max(1, min(PageCachedCopy.longestRun.rawValue, share) / subJob.rawValue)
   }
 

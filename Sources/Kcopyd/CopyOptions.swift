@@ -18,6 +18,10 @@ public struct CopyOptions: OptionSet, Hashable, Sendable {
   /// A destination that fails is left alone from then on, and the others are finished. Without it
   /// an error of one ends the job for all, as in the kernel.
   public static let dropFailedDestinations = CopyOptions(rawValue: 1 << 16)
+
+  /// A piece of something larger, of which others are under way: that all threads end together
+  /// with it is of no use.
+  package static let oneOfMany = CopyOptions(rawValue: 1 << 17)
 }
 
 /// Why a job or a client was refused. Nothing was read or written.

@@ -34,6 +34,11 @@ public final class Throttle: Sendable {
     set { state.withLock { $0.budget = ByteBudget(bytesPerSecond: newValue) } }
   }
 
+  /// Whether everything passes, for now.
+  package var isOpen: Bool {
+    state.withLock { $0.duty.percent >= 100 && $0.budget.bytesPerSecond == nil }
+  }
+
   /// The longest sleep: a changed limit takes effect after at most that.
   private static let sleep = Duration.milliseconds(100)
   private static let maximumSleeps = 10

@@ -74,7 +74,7 @@ extension Mirror {
     let leg = legs[request.leg]
     leg.statistics.inFlight -= 1
     leg.statistics[request.kind].note(
-      bytes: request.bytes, time: request.start.duration(to: loop.now), isDone: isDone)
+      bytes: request.bytes, nanoseconds: request.start.nanoseconds(to: loop.now), isDone: isDone)
   }
 
   /// Counts a request that was done within one step, from `start`, which becomes the time of its end.
@@ -84,7 +84,7 @@ extension Mirror {
   ) {
     let end = loop.now
     leg.statistics[kind].note(
-      bytes: sectors.length.bytes, time: start.duration(to: end), isDone: isDone)
+      bytes: sectors.length.bytes, nanoseconds: start.nanoseconds(to: end), isDone: isDone)
     start = end
   }
 

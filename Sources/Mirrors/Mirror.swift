@@ -107,7 +107,9 @@ actor Mirror {
     }
     self.throttle = throttle
     do throws(KcopydError) {
-      client = try KcopydClient(subJob: subJob, throttle: throttle, on: loop)
+      // With several pieces at once what counts is how much is under way.
+      client = try KcopydClient(
+        subJob: subJob == .zero ? KcopydClient.maximumSubJob : subJob, throttle: throttle, on: loop)
     } catch {
       throw .io(IOFailure(.reservePages, name, errno: .noMemory))
     }

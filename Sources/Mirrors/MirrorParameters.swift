@@ -32,9 +32,9 @@ public struct MirrorParameters: Hashable, Sendable {
   /// Ways to behave; by default the better ones. ``kernel`` has all as the kernel does it.
   public struct Conduct: Hashable, Sendable {
     /// How many pieces are recovered at once.
-    public var recoveriesInFlight = 4
+    public var recoveriesInFlight = 3
     /// The most that one recovery copies, unless a region is larger.
-    public var recoveryPiece = Sector(holding: 4 << 20)
+    public var recoveryPiece = Sector(holding: 8 << 20)
     /// How long a region must have been idle before it is called clean: regions that are written
     /// again and again cost no log write then.
     public var cleaningDelay = Duration.milliseconds(500)

@@ -76,7 +76,7 @@ extension Mirror {
     let isStrict = parameters.handlesErrors || parameters.conduct.remembersFailedRecovery
     let failures = await copy(
       sectors, from: source, to: targets,
-      options: isStrict ? .dropFailedDestinations : .ignoreErrors)
+      options: [isStrict ? .dropFailedDestinations : .ignoreErrors, .oneOfMany])
     if let failure = failures.read { mark(source, .sync, failure) }
     for (index, failure) in failures.writes { mark(index, .sync, failure) }
     return work.filter { region in

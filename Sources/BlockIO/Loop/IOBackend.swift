@@ -20,6 +20,9 @@ public struct LoopInstant: InstantProtocol, Hashable, Sendable {
   public func duration(to other: LoopInstant) -> Duration {
     .nanoseconds(other.nanoseconds - nanoseconds)
   }
+
+  /// The same as a plain number, for where each request is counted: a duration has 128 bits.
+  public func nanoseconds(to other: LoopInstant) -> Int64 { other.nanoseconds - nanoseconds }
 }
 
 extension Duration {

@@ -137,6 +137,7 @@ public struct DeviceStatistics: Hashable, Sendable {
   private func add(
     _ request: MappedRequest, _ latency: Duration, _ isDone: Bool, to count: inout RequestCount
   ) {
-    count.note(bytes: request.sectors?.length.bytes ?? 0, time: latency, isDone: isDone)
+    count.note(
+      bytes: request.sectors?.length.bytes ?? 0, nanoseconds: latency.nanoseconds, isDone: isDone)
   }
 }

@@ -13,10 +13,19 @@ extension DeviceMapper {
     var targets: [any Target] = []
     do throws(DeviceMapperError) {
       for (line, type) in zip(description.lines, types) {
-        targets.append(try await type.make(context(entry, line, claims)))
+        let context = context(entry, line, claims)
+        // What is read now may be suspended meanwhile.
+        let made = await SuspendedPatience.$limit.withValue(SuspendedPatience.whileLoading) {
+          () async -> Result<any Target, DeviceMapperError> in
+          do throws(DeviceMapperError) { return .success(try await type.make(context)) } catch {
+            return .failure(error)
+          }
+        }
+        targets.append(try made.get())
       }
       let table = MappedTable(
-        description, targets, entry.building, claims.all, isReadOnly: entry.device.isReadOnly)
+        description, targets, entry.building, claims.all, isReadOnly: entry.device.isReadOnly,
+        on: loop)
       entry.building = []
       return table
     } catch {
@@ -123,11 +132,12 @@ extension DeviceMapper {
     for other in entries.values.sorted(by: { $0.minor < $1.minor }) {
       guard other !== entry, !other.isSuspended, let live = other.live else { continue }
       for claim in table.claims {
-        guard live.claims.contains(where: { $0.overlaps(claim) }) else { continue }
+        guard let theirs = live.claims.first(where: { $0.overlaps(claim) }) else { continue }
+        let name = theirs.name == claim.name ? "" : " as '\(theirs.name)'"
         throw DeviceMapperError(
           .busy, device: entry.name,
-          "'\(claim.name)'\(claim.sectors.map { " " + $0.label } ?? "") is written by"
-            + " '\(other.name)' already",
+          "'\(claim.name)'\(claim.sectors.map { " " + $0.label } ?? "") is used twice for writing:"
+            + " '\(other.name)' writes it\(name)",
           advice: "suspend '\(other.name)' first if its table is about to change")
       }
     }

@@ -197,18 +197,32 @@ public actor Origin {
       active.removeAll { $0.id == id }
     }
     snapshot.isSuspended = false
-    if !snapshot.isActive {
-      snapshot.isActive = true
-      snapshot.isFresh = false
-      active.append(snapshot)
-      active.sort {
-        ($0.chunkSize.sectors, $1.id.rawValue) > ($1.chunkSize.sectors, $0.id.rawValue)
-      }
-    }
+    if !snapshot.isActive { activate(snapshot) }
     if snapshot.merge != nil {
       hasMerge.store(true, ordering: .relaxed)
       startMerging(snapshot)
     }
+  }
+
+  private func activate(_ snapshot: Snapshot) {
+    snapshot.isActive = true
+    snapshot.isFresh = false
+    active.append(snapshot)
+    active.sort {
+      ($0.chunkSize.sectors, $1.id.rawValue) > ($1.chunkSize.sectors, $0.id.rawValue)
+    }
+  }
+
+  /// A snapshot that goes gives its store back to the one that it had it from, if that is still
+  /// there: the table that it belongs to wasn't to be after all.
+  private func handBack(_ snapshot: Snapshot) {
+    // Of a merge and what isn't one, one can't go on where the other one has been.
+    guard let id = snapshot.takenFrom, let former = snapshots[id], former.store == nil,
+      !former.isClosing, (former.merge == nil) == (snapshot.merge == nil)
+    else { return }
+    former.takeOver(snapshot)
+    former.takenFrom = nil
+    if snapshot.isActive { activate(former) }
   }
 
   /// Makes sure that a store without exceptions is there after a loss of power. Whoever made it may
@@ -253,7 +267,8 @@ public actor Origin {
     await snapshot.requests.waitForNone()
   }
 
-  /// Takes a snapshot away. What its COW device holds stays as it is.
+  /// Takes a snapshot away. What its COW device holds stays as it is. If the one whose store it has
+  /// taken over is there still, that one has it again.
   func remove(_ snapshot: Snapshot) async {
     snapshot.isClosing = true
     await suspend(snapshot)
@@ -264,6 +279,7 @@ public actor Origin {
       await snapshot.requests.waitForNone()
       await snapshot.copies.waitForNone()
     }
+    if snapshot.successor == nil { handBack(snapshot) }
     // Only now: whoever opens the store again must find all that was made in it.
     snapshots[snapshot.id] = nil
     if let id = snapshot.predecessor { snapshots[id]?.successor = nil }
@@ -324,6 +340,7 @@ extension Snapshot {
     other.completed = RunMap()
     other.successor = nil
     predecessor = nil
+    takenFrom = other.id
     isActive = false
     guard other.merge != nil, merge == nil, let store = store as? PersistentStore else { return }
     completed.forEachRun { store.allocate(behind: CowChunk($0.value + $0.count - 1)) }

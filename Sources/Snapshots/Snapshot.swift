@@ -66,6 +66,8 @@ final class Snapshot {
   /// The snapshot whose store this one takes over, and the other way round.
   var predecessor: SnapshotID?
   var successor: SnapshotID?
+  /// The snapshot whose store it has taken over, as long as that may get it back.
+  var takenFrom: SnapshotID?
 
   private(set) var invalidity: String?
   /// Open while the invalid mark is on its way to the disk.

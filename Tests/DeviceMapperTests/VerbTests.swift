@@ -140,6 +140,140 @@ import Testing
     }
   }
 
+  /// A partition and its disk, a loop device and its file: the same sectors under other names.
+  @Test func doubleUseOfWhatLiesOnAnother() throws {
+    try simulate { loop in
+      let world = MapperWorld(on: loop)
+      let disk = try world.disk("a")
+      // Sectors 1024 to 1535 of the disk, and somewhere on the second one.
+      let part = PlacedDisk(
+        try world.disk("b"),
+        on: DevicePlacement(disk.identity, bytes: 1024 * 512..<1536 * 512, isInOrder: true))
+      let volume = PlacedDisk(
+        try world.disk("c"),
+        on: DevicePlacement(disk.identity, bytes: 0..<2048 * 512, isInOrder: false))
+      let devices: [String: any BlockDevice] = ["/disk": disk, "/part": part, "/volume": volume]
+      let mapper = DeviceMapper(
+        DeviceOpener { (word, _) async throws(IOFailure) in
+          guard let device = devices[word] else {
+            throw IOFailure(.open, word, errno: .noSuchFileOrDirectory)
+          }
+          return device
+        }, on: loop)
+      try await mapper.create("whole", table: "0 1100 linear /disk 0")
+      try await mapper.create("beside", table: "0 64 linear /part 76")
+      for table in ["0 64 linear /part 0", "0 64 linear /part 75", "0 8 linear /volume 0"] {
+        let error = try await refusal { () async throws(DeviceMapperError) in
+          try await mapper.create("two", table: table)
+        }
+        try ensure(
+          error.kind == .busy && error.reason.contains("used twice for writing")
+            && error.reason.contains("'whole' writes it as '/disk'"), "\(table): \(error)")
+      }
+      try await mapper.create("reader", table: "0 64 linear /part 0", isReadOnly: true)
+      try ensure(await mapper.list() == ["beside", "reader", "whole"], "nothing else")
+    }
+  }
+
+  /// A COW device that is suspended while a table over it is loaded holds that up for a while only.
+  @Test func aLoadDoesntWaitForASuspendedDeviceForGood() throws {
+    try simulate { loop in
+      let world = MapperWorld(on: loop)
+      let mapper = world.mapper
+      try await mapper.create("cow", table: "0 2048 delay /dev/b 0 20")
+      try await mapper.create("s")
+      let table = "0 512 snapshot /dev/a cow P 8"
+      let load = Task(executorPreference: loop) { () async -> DeviceMapperError? in
+        do throws(DeviceMapperError) {
+          try await mapper.load("s", table)
+          return nil
+        } catch { return error }
+      }
+      await loop.sleep(for: .milliseconds(5))
+      let begin = loop.now
+      try await mapper.suspend("cow")
+      let error = await load.value
+      try ensure(
+        error?.description.contains("it was suspended meanwhile") == true, "\(error as Any)")
+      try ensure(begin.duration(to: loop.now) < .seconds(11), "\(begin.duration(to: loop.now))")
+      try ensure(!(try await mapper.info("s").hasInactiveTable), "nothing is loaded")
+      try await mapper.resume("cow")
+      try await mapper.load("s", table)
+      try await mapper.resume("s")
+      // Requests of users have all the time there is.
+      let device = try await world.device("cow")
+      try await mapper.suspend("cow")
+      let read = Task(executorPreference: loop) { try await device.contents(0..<8) }
+      await loop.sleep(for: .seconds(60))
+      try await mapper.resume("cow")
+      _ = try await read.value
+    }
+  }
+
+  /// A table whose second target refuses at the resume leaves the snapshot of the first one with
+  /// whom it was.
+  @Test func aHandoverIsUndoneWhenAnotherTargetRefuses() throws {
+    try simulate { loop in
+      let world = MapperWorld(on: loop)
+      let mapper = world.mapper
+      let snapshot = "0 64 snapshot /dev/a /dev/b P 8"
+      try await world.disk("a").put("old", 0..<64)
+      try await mapper.create("log", table: "0 64 zero")
+      try await mapper.create("s", table: snapshot)
+      try await mapper.create("o", table: "0 64 snapshot-origin /dev/a")
+      let (origin, device) = (try await world.device("o"), try await world.device("s"))
+      try await origin.put("new", 0..<16)
+      try await mapper.load("s", snapshot + "\n64 64 mirror disk 2 log 16 2 /dev/c 0 /dev/c 64")
+      try await mapper.suspend("log")
+      let error = try await refusal { () async throws(DeviceMapperError) in
+        try await mapper.resume("s")
+      }
+      try ensure(error.line == 2 && error.reason.contains("suspended"), "\(error)")
+      let info = try await mapper.info("s")
+      try ensure(!info.isSuspended && !info.hasInactiveTable && info.sectorCount == 64, "\(info)")
+      try ensure(try await device.contents(0..<64) == Pattern("old").bytes(0..<64), "before")
+      try await origin.put("newer", 0..<64)
+      try ensure(try await device.contents(0..<64) == Pattern("old").bytes(0..<64), "after")
+      try await device.put("mine", 8..<16)
+      // And a handover that isn't undone goes on to work.
+      try await mapper.load("s", snapshot)
+      try await mapper.resume("s")
+      try ensure(try await device.contents(8..<16) == Pattern("mine").bytes(8..<16), "kept")
+      try ensure(
+        try await device.contents(16..<64) == Pattern("old").bytes(16..<64), "and the rest")
+    }
+  }
+
+  /// Parts of a request don't wait for each other, and the failure told is that of the first sector.
+  @Test func targetsOfARequestGoTogether() throws {
+    try simulate { loop in
+      let world = MapperWorld(on: loop)
+      let lines = (0..<8 as Range<UInt64>).map { "\($0 * 8) 8 delay /dev/a \($0 * 8) 100" }
+      try await world.mapper.create("m", table: lines.joined(separator: "\n"))
+      let device = try await world.device("m")
+      let begin = loop.now
+      try await device.put("all", 0..<64)
+      try ensure(begin.duration(to: loop.now) < .milliseconds(150), "the time of one")
+      try ensure(try await device.contents(3..<61) == Pattern("all").bytes(3..<61), "content")
+
+      // The first part fails last.
+      try await world.mapper.create(
+        "n", table: "0 8 linear /dev/b 0\n8 8 delay /dev/c 8 50\n16 8 error\n24 8 linear /dev/b 24")
+      var plan = try world.disk("c").plan
+      plan.fail(.write, 0..<2048)
+      try world.disk("c").plan = plan
+      let failing = try await world.device("n")
+      do throws(IOFailure) {
+        try await failing.put(Pattern("all").bytes(0..<32), at: 0)
+        throw IOFailure(.write, "it didn't fail", errno: .ioError)
+      } catch {
+        try ensure(error.sectors == 8..<32, "\(error)")
+      }
+      let read = try await world.disk("b").contents(24..<32)
+      try ensure(read == Pattern("all").bytes(0..<32).suffix(8 * 512), "the others are done")
+    }
+  }
+
   @Test func eventsAndWaiting() throws {
     try simulate { loop in
       let mapper = MapperWorld(on: loop).mapper
@@ -179,5 +313,16 @@ import Testing
       await other.close()
       try await mapper.remove("m", retries: 2)
     }
+  }
+}
+
+/// A disk that lies on another one.
+private final class PlacedDisk: ForwardingDevice {
+  let underlying: any BlockDevice
+  let placements: [DevicePlacement]
+
+  init(_ underlying: any BlockDevice, on placement: DevicePlacement) {
+    self.underlying = underlying
+    placements = [placement]
   }
 }

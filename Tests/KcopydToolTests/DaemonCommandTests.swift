@@ -102,6 +102,36 @@ struct DaemonCommandTests {
     #expect(try daemon.stop().status == 0)
   }
 
+  /// What is printed in dmsetup's concise format makes the same devices elsewhere, all or none.
+  @Test func conciseFormat() throws {
+    let folder = try Folder()
+    try folder.write("my, disk", pattern(1 << 20))
+    let daemon = try Daemon(folder)
+    let path = folder.file("my, disk").replacing(",", with: "\\,").replacing(" ", with: "\\\\ ")
+    let text =
+      "top,U-1,,ro,0 1024 linear low 0,1024 8 zero;low,,5,,0 2048 linear \(path) 0;empty,,,rw"
+    try daemon.run("dm", "create", "--concise", text)
+    let table = try daemon.table
+    let concise = try daemon.run("dm", "table", "--concise").output
+    #expect(concise.hasPrefix("empty,,"))
+    #expect(concise.contains(",ro,0 1024 linear /dev/mapper/low 0,1024 8 zero"))
+    #expect(try daemon.run("dm", "table", "--concise", "top").output.hasPrefix("top,U-1,"))
+    for name in ["top", "low", "empty"] { try daemon.run("dm", "remove", name) }
+    try folder.write("concise", Data(concise.utf8))
+    try daemon.run("dm", "create", "--concise", concise)
+    #expect(try daemon.table == table)
+    #expect(try daemon.run("dm", "table", "--concise").output.contains("top,U-1,"))
+    for bad in [
+      "one,,,rw,0 8 zero;two,,,rw,0 8 nonsense", "one,,,rw,0 8 zero;top,,,rw,0 8 zero",
+      "one,,,rw,0 8 zero;two,,,rx,0 8 zero",
+    ] {
+      try daemon.run("dm", "create", "--concise", bad, status: 2)
+    }
+    try daemon.run("dm", "create", "--concise", concise, "--readonly", status: 2)
+    #expect(try daemon.table == table)
+    #expect(try daemon.stop().status == 0)
+  }
+
   @Test(arguments: [
     (["create", "b", "--table", "0 8"], "line 1 word 3"),
     (["create", "b", "--table", "0 8 nonsense"], "line 1 word 3"),

@@ -23,6 +23,8 @@ public enum ControlLine {
 public enum ControlRequest: Codable, Hashable, Sendable {
   /// A new device; without a table it stays suspended and empty.
   case create(name: String, uuid: String?, table: String?, readOnly: Bool)
+  /// Several new devices, all of them or none.
+  case createAll(devices: [DeviceOrder])
   /// A linear device over a file; exported by its name on request.
   case attach(name: String, file: String, readOnly: Bool, export: Bool)
   /// Builds a table in the inactive slot.
@@ -82,6 +84,26 @@ public enum ControlRequest: Codable, Hashable, Sendable {
   case moveAbort(device: String)
   /// Follows the long operation of a device to its end.
   case follow(device: String)
+}
+
+/// A device to be made.
+public struct DeviceOrder: Codable, Hashable, Sendable {
+  /// Its name.
+  public var name: String
+  /// Its uuid.
+  public var uuid: String?
+  /// Its table; nil: it stays suspended and empty.
+  public var table: String?
+  /// Whether writes are refused.
+  public var readOnly: Bool
+
+  /// A device to be made.
+  public init(name: String, uuid: String?, table: String?, readOnly: Bool) {
+    self.name = name
+    self.uuid = uuid
+    self.table = table
+    self.readOnly = readOnly
+  }
 }
 
 /// A snapshot to be taken.

@@ -7,13 +7,21 @@ extension DeviceKeeper {
   func create(
     _ name: String, uuid: String?, table: String?, isReadOnly: Bool
   ) async throws(ControlFailure) {
+    try await create([DeviceOrder(name: name, uuid: uuid, table: table, readOnly: isReadOnly)])
+  }
+
+  /// All of them or none, in whatever order they stand on each other.
+  func create(_ orders: [DeviceOrder]) async throws(ControlFailure) {
     try await exclusively { () throws(ControlFailure) in
-      try state.checkFree(name)
-      if let table { try checkPaths(table, of: name) }
       var next = state
-      next.devices.append(
-        SavedDevice(
-          name: name, uuid: uuid, table: table, isReadOnly: isReadOnly, isSuspended: table == nil))
+      for order in orders {
+        try next.checkFree(order.name)
+        if let table = order.table { try checkPaths(table, of: order.name) }
+        next.devices.append(
+          SavedDevice(
+            name: order.name, uuid: order.uuid, table: order.table, isReadOnly: order.readOnly,
+            isSuspended: order.table == nil))
+      }
       try await change(to: next)
     }
   }

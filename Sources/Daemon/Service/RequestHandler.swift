@@ -42,6 +42,7 @@ struct RequestHandler: ControlHandler {
     switch request {
     case .create(let name, let uuid, let table, let readOnly):
       try await keeper.create(name, uuid: uuid, table: table, isReadOnly: readOnly)
+    case .createAll(let devices): try await keeper.create(devices)
     case .load(let name, let table): try await keeper.load(name, table: table)
     case .clear(let name): try await keeper.clear(name)
     case .suspend(let name, let noflush): try await keeper.suspend(name, isNoFlush: noflush)

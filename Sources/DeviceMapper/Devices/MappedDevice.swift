@@ -93,7 +93,11 @@ public final class MappedDevice: BlockDevice {
       }
     }
     let pass: RequestGate.Pass
-    if let here = gate.enterHere() { pass = here } else { pass = await gate.enter() }
+    if let here = gate.enterHere() {
+      pass = here
+    } else {
+      pass = try await deferred(.blockStatus, sectors)
+    }
     defer { gate.leaveHere(pass, nil, isDone: true) }
     let table = try table(of: pass, .blockStatus, sectors)
     return try await table.blockStatus(sectors, limit: limit)
@@ -110,7 +114,7 @@ public final class MappedDevice: BlockDevice {
       if let here = gate.enterHere() {
         pass = here
       } else {
-        pass = await gate.enter()
+        pass = try await deferred(request.operation, request.sectors)
         if faults.contains(.dropsDeferred) {
           return gate.leaveHere(pass, request, isDone: true)
         }
@@ -135,6 +139,16 @@ public final class MappedDevice: BlockDevice {
           detail: error.device == name ? error.detail : error.description)
       }
     }
+  }
+
+  /// Waits for the resume, as long as the task has patience.
+  private func deferred(
+    _ operation: IOFailure.Operation, _ sectors: Range<Sector>?
+  ) async throws(IOFailure) -> RequestGate.Pass {
+    if let pass = await gate.enter() { return pass }
+    throw IOFailure(
+      operation, name, sectors, errno: .timedOut,
+      detail: "it was suspended meanwhile, and isn't resumed; resume it and try again")
   }
 
   /// The live table, which must reach as far as the request.

@@ -11,11 +11,13 @@ final class MappedTable: Sendable {
   let claims: [DeviceClaim]
   let sectorCount: Sector
   let limits: DeviceLimits
+  private let loop: IOLoop
 
   init(
     _ description: TableDescription, _ targets: [any Target], _ devices: [TableDevice],
-    _ claims: [DeviceClaim], isReadOnly: Bool
+    _ claims: [DeviceClaim], isReadOnly: Bool, on loop: IOLoop
   ) {
+    self.loop = loop
     self.description = description
     self.targets = targets
     self.devices = devices
@@ -66,66 +68,69 @@ final class MappedTable: Sendable {
   // MARK: Requests
 
   func perform(_ request: MappedRequest) async throws(IOFailure) {
-    switch request {
-    case .read(let sectors, let buffer):
-      try await split(sectors) { (target, part) async throws(IOFailure) in
-        try await target.read(
-          part, into: buffer.slice(part.lowerBound - sectors.lowerBound, part.length))
+    guard let sectors = request.sectors else { return try await flush() }
+    let (target, first) = part(sectors)
+    if first.upperBound == sectors.upperBound {
+      if let failure = await request.failure(by: target) {
+        throw failure.reaching(to: sectors.upperBound, from: first)
       }
-    case .write(let sectors, let buffer, let options):
-      try await split(sectors) { (target, part) async throws(IOFailure) in
-        try await target.write(
-          part, from: buffer.slice(part.lowerBound - sectors.lowerBound, part.length),
-          options: options)
-      }
-    case .writeZeroes(let sectors, let mayUnmap):
-      try await split(sectors) { (target, part) async throws(IOFailure) in
-        try await target.writeZeroes(part, mayUnmap: mayUnmap)
-      }
-    case .discard(let sectors):
-      try await split(sectors) { (target, part) async throws(IOFailure) in
-        try await target.discard(part)
-      }
-    case .flush: try await flush()
+    } else if let failure = await performInParts(request, sectors) {
+      throw failure
     }
   }
 
-  /// Part after part; whatever fails, the others are done, too.
-  private func split(
-    _ sectors: Range<Sector>,
-    _ body: (any Target, Range<Sector>) async throws(IOFailure) -> Void
-  ) async throws(IOFailure) {
-    var rest = sectors
-    var first: IOFailure?
-    while !rest.isEmpty {
-      let (target, part) = part(rest)
-      do throws(IOFailure) {
-        try await body(target, part)
-      } catch {
-        if error.isPushedBack { throw error }
-        // From the first failure on nothing is promised, so it must reach to the end.
-        let from = error.sectors?.lowerBound ?? part.lowerBound
-        first = first ?? error.moved(to: max(from, part.lowerBound)..<sectors.upperBound)
+  /// The most parts of a request that are under way at once.
+  private static let partsAtOnce = 16
+
+  /// Several parts at once; whatever fails, the others are done, too.
+  ///
+  /// - Returns: the failure of the first sector that has one.
+  private func performInParts(
+    _ request: MappedRequest, _ sectors: Range<Sector>
+  ) async -> IOFailure? {
+    await withTaskGroup(of: IOFailure?.self) { group in
+      var rest = sectors
+      var underWay = 0
+      var failures: [IOFailure] = []
+      while !rest.isEmpty || underWay > 0 {
+        if !rest.isEmpty, underWay < Self.partsAtOnce {
+          let (target, part) = part(rest)
+          group.addTask(executorPreference: loop) {
+            await request.part(part).failure(by: target)?
+              .reaching(to: sectors.upperBound, from: part)
+          }
+          rest = part.upperBound..<rest.upperBound
+          underWay += 1
+        } else {
+          if let failure = await group.next() ?? nil { failures.append(failure) }
+          underWay -= 1
+        }
       }
-      rest = part.upperBound..<rest.upperBound
+      return failures.first(where: \.isPushedBack)
+        ?? failures.min { ($0.sectors?.lowerBound ?? .zero) < ($1.sectors?.lowerBound ?? .zero) }
     }
-    if let first { throw first }
   }
 
-  /// A flush of all: the first failure is told when all are over.
+  /// A flush of all at once: the failure of the first target that has one is told when all are over.
   private func flush() async throws(IOFailure) {
-    var first: IOFailure?
     // A table of errors alone fails: what was written before it was loaded can't be flushed by it.
-    let isWanted = targets.contains { $0.wantsFlush }
-    for target in targets where target.wantsFlush || !isWanted {
-      do throws(IOFailure) {
-        try await target.flush()
-      } catch {
-        if error.isPushedBack { throw error }
-        first = first ?? error
+    let wanted = targets.filter(\.wantsFlush)
+    let flushed = wanted.isEmpty ? targets : wanted
+    if flushed.count == 1 { return try await flushed[0].flush() }
+    let failures = await withTaskGroup(of: (Int, IOFailure?).self) { group in
+      var failures: [IOFailure?] = flushed.map { _ in nil }
+      for (index, target) in flushed.enumerated() {
+        if index >= Self.partsAtOnce, let (index, failure) = await group.next() {
+          failures[index] = failure
+        }
+        group.addTask(executorPreference: loop) {
+          (index, await MappedRequest.flush.failure(by: target))
+        }
       }
+      for await (index, failure) in group { failures[index] = failure }
+      return failures.compactMap(\.self)
     }
-    if let first { throw first }
+    if let failure = failures.first(where: \.isPushedBack) ?? failures.first { throw failure }
   }
 
   func blockStatus(
@@ -172,11 +177,52 @@ enum MappedRequest: Sendable {
     }
   }
 
+  /// Has a target do it.
+  ///
+  /// - Returns: why it couldn't.
+  func failure(by target: any Target) async -> IOFailure? {
+    do throws(IOFailure) {
+      switch self {
+      case .read(let sectors, let buffer): try await target.read(sectors, into: buffer)
+      case .write(let sectors, let buffer, let options):
+        try await target.write(sectors, from: buffer, options: options)
+      case .writeZeroes(let sectors, let mayUnmap):
+        try await target.writeZeroes(sectors, mayUnmap: mayUnmap)
+      case .discard(let sectors): try await target.discard(sectors)
+      case .flush: try await target.flush()
+      }
+      return nil
+    } catch {
+      return error
+    }
+  }
+
+  /// What it wants of some of its sectors.
+  func part(_ part: Range<Sector>) -> MappedRequest {
+    switch self {
+    case .read(let sectors, let buffer):
+      .read(part, buffer.slice(part.lowerBound - sectors.lowerBound, part.length))
+    case .write(let sectors, let buffer, let options):
+      .write(part, buffer.slice(part.lowerBound - sectors.lowerBound, part.length), options)
+    case .writeZeroes(_, let mayUnmap): .writeZeroes(part, mayUnmap: mayUnmap)
+    case .discard: .discard(part)
+    case .flush: .flush
+    }
+  }
+
   /// Whether a read-only device refuses it.
   var isWriting: Bool {
     switch self {
     case .read, .flush: false
     case .write, .writeZeroes, .discard: true
     }
+  }
+}
+
+extension IOFailure {
+  /// From the first failure on nothing is promised, so it must reach to the end of the request.
+  fileprivate func reaching(to end: Sector, from part: Range<Sector>) -> IOFailure {
+    if isPushedBack { return self }
+    return moved(to: max(sectors?.lowerBound ?? part.lowerBound, part.lowerBound)..<end)
   }
 }

@@ -37,17 +37,30 @@ actor RequestGate {
   }
 
   /// Lets a request in, when the device isn't suspended any more.
-  func enter() async -> Pass {
+  ///
+  /// - Returns: nil: the task's patience (``SuspendedPatience``) has ended before.
+  func enter() async -> Pass? {
     if isClosed {
       deferred += 1
       defer { deferred -= 1 }
-      if faults.contains(.ignoresSuspend) {
+      if let limit = SuspendedPatience.limit {
+        guard await isOpened(within: limit) else { return nil }
+      } else if faults.contains(.ignoresSuspend) {
         await loop.sleep(for: .microseconds(10))
       } else {
         while isClosed { await opened.wait { isClosed } }
       }
     }
     return pass()
+  }
+
+  private func isOpened(within limit: Duration) async -> Bool {
+    let end = loop.now.advanced(by: limit)
+    while isClosed {
+      guard loop.now < end else { return false }
+      await loop.sleep(for: .milliseconds(20))
+    }
+    return true
   }
 
   private func pass() -> Pass {
@@ -98,6 +111,15 @@ actor RequestGate {
       return statistics
     }
   }
+}
+
+/// For how long requests of a task wait for a suspended device: without end, but for those of a verb,
+/// which would keep others waiting.
+enum SuspendedPatience {
+  @TaskLocal static var limit: Duration?
+
+  /// What a table that is being loaded reads.
+  static let whileLoading = Duration.seconds(10)
 }
 
 /// Faults of a gate, for tests of the tests.

@@ -41,15 +41,23 @@ public final class TableDevice: Sendable {
 
 /// Sectors of a device that a table writes.
 struct DeviceClaim: Sendable {
-  let identity: DeviceIdentity
+  let device: any BlockDevice
   let name: String
-  /// nil: all.
+  /// nil: all, however large it becomes.
   let sectors: Range<Sector>?
 
+  /// Whether both are about the same sectors, also of devices that lie on each other: a partition and
+  /// its disk.
   func overlaps(_ other: DeviceClaim) -> Bool {
-    guard identity == other.identity else { return false }
-    guard let sectors, let others = other.sectors else { return true }
-    return sectors.overlaps(others)
+    if device.identity == other.device.identity, sectors == nil || other.sectors == nil {
+      return true
+    }
+    return region.overlaps(other.region)
+  }
+
+  private var region: IORegion {
+    let sectors = sectors ?? .zero..<device.sectorCount
+    return IORegion(device, sector: sectors.lowerBound, count: sectors.length)
   }
 }
 

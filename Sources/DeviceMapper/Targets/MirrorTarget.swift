@@ -43,7 +43,6 @@ public final class MirrorTarget: Target {
   }
 
   public var limits: DeviceLimits? { device.limits }
-  public var takesOver: Bool { true }
 
   private func below(_ sectors: Range<Sector>) -> Range<Sector> {
     let start = self.sectors.lowerBound

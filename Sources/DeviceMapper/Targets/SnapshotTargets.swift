@@ -172,7 +172,6 @@ public final class SnapshotTarget: Target {
   }
 
   public var limits: DeviceLimits? { device.limits }
-  public var takesOver: Bool { true }
 
   public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
     try await device.read(sectors, into: buffer)
@@ -256,7 +255,6 @@ public final class MergeTarget: Target {
   }
 
   public var limits: DeviceLimits? { device.limits }
-  public var takesOver: Bool { true }
 
   public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
     try await device.read(sectors, into: buffer)

@@ -15,8 +15,6 @@ public protocol Target: AnyObject, Sendable {
   var maximumRequest: Sector? { get }
   /// Whether it wants flushes.
   var wantsFlush: Bool { get }
-  /// Whether ``preresume()`` does what can't be undone, as taking over a store.
-  var takesOver: Bool { get }
 
   /// Reads.
   func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure)
@@ -60,7 +58,6 @@ public protocol Target: AnyObject, Sendable {
 extension Target {
   public var maximumRequest: Sector? { nil }
   public var wantsFlush: Bool { true }
-  public var takesOver: Bool { false }
   public var figures: TargetFigures? { get async { nil } }
   public func status(_ labels: DeviceLabels) async -> String { "" }
   public func message(_ words: [String]) async throws(DeviceMapperError) -> String? {

@@ -40,7 +40,7 @@ public struct TargetContext: Sendable {
     if let start { try check(device, from: start, placed ?? word) }
     let range = start.map { $0..<$0 + sectors.length }
     if isWritable {
-      claims.add(DeviceClaim(identity: device.device.identity, name: word.text, sectors: range))
+      claims.add(DeviceClaim(device: device.device, name: word.text, sectors: range))
     }
     return device
   }

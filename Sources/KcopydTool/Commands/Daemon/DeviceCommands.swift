@@ -1,5 +1,6 @@
 import ArgumentParser
 import Daemon
+import DeviceMapper
 import Foundation
 
 struct DeviceCommand: AsyncParsableCommand {
@@ -56,22 +57,50 @@ struct TableOptions: ParsableArguments {
 
 struct CreateDevice: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
-    commandName: "create", abstract: "Make a device, load its table and resume it.")
+    commandName: "create", abstract: "Make a device, load its table and resume it.",
+    discussion: """
+      With --concise NAME is dmsetup's concise format instead, for one or more devices, which are \
+      all made or none: NAME,UUID,MINOR,FLAGS,LINE[,LINE…][;NAME,…], flags ro or rw, a backslash \
+      before , ; and \\. Without it that is read from standard input. Numbers are taken and not \
+      kept: the daemon gives them anew at each start.
+      """)
 
   @OptionGroup var daemon: DaemonOptions
-  @Argument(help: "Its name.") var name: String
+  @Argument(help: "Its name.") var name: String?
+  @Flag(help: "Make what is said in the concise format.") var concise = false
   @OptionGroup var tables: TableOptions
   @Option(name: .shortAndLong, help: "Its uuid.") var uuid: String?
   @Flag(name: [.short, .long], help: "Without a table: it stays suspended.") var notable = false
   @Flag(name: [.short, .long], help: "Refuse writes.") var readonly = false
 
   func run() async throws {
+    if concise { return try await createConcise() }
+    guard let name else { throw Refusal("the name is missing") }
     if notable, !tables.table.isEmpty || tables.file != nil {
       throw Refusal("--notable: a table is given")
     }
     let table = notable ? nil : try tables.text()
     _ = try await daemon.send(
       .create(name: name, uuid: uuid, table: table, readOnly: readonly))
+  }
+
+  private func createConcise() async throws {
+    guard tables.table.isEmpty, tables.file == nil, uuid == nil, !notable, !readonly else {
+      throw Refusal("--concise: everything else about the devices stands in the concise format")
+    }
+    let text = try name ?? tables.text()
+    let devices: [ConciseDevice]
+    do throws(DeviceMapperError) {
+      devices = try ConciseText.devices(text)
+    } catch {
+      throw Refusal("--concise: \(error)")
+    }
+    let orders = devices.map {
+      DeviceOrder(
+        name: $0.name, uuid: $0.uuid.isEmpty ? nil : $0.uuid,
+        table: $0.table.isEmpty ? nil : $0.table.joined(separator: "\n"), readOnly: $0.isReadOnly)
+    }
+    _ = try await daemon.send(.createAll(devices: orders))
   }
 }
 
@@ -170,11 +199,28 @@ struct TableOfDevice: AsyncParsableCommand {
   @OptionGroup var daemon: DaemonOptions
   @Argument(help: "The device. (default: all)") var name: String?
   @Flag(help: "The inactive ones.") var inactive = false
+  @Flag(help: "Print devices with their tables on one line, as 'create --concise' takes them.")
+  var concise = false
   @Flag(help: "Print as JSON.") var json = false
 
   func run() async throws {
+    if concise { return try await printConcise() }
     try DeviceOutput.lines(
       try await daemon.send(.table(name: name, inactive: inactive)), of: name, json)
+  }
+
+  private func printConcise() async throws {
+    guard !json else { throw Refusal("--concise: it is no JSON") }
+    guard case .devices(let devices) = try await daemon.send(.info(name: name)),
+      case .lines(let tables) = try await daemon.send(.table(name: name, inactive: inactive))
+    else { return }
+    let lines = Dictionary(tables.map { ($0.name, $0.lines) }) { $1 }
+    let concise = devices.filter { $0.problem == nil }.map {
+      ConciseDevice(
+        name: $0.name, uuid: $0.uuid ?? "", minor: $0.minor, isReadOnly: $0.isReadOnly,
+        table: lines[$0.name] ?? [])
+    }
+    Output.say(concise.isEmpty ? "No devices found" : ConciseText.text(concise))
   }
 }
 

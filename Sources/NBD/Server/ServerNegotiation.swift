@@ -48,6 +48,9 @@ struct ServerNegotiation {
   private static let allocationName = "base:allocation"
   /// Options of one handshake: enough for every client, and an end for those that never choose.
   private static let maximumOptions = 1000
+  /// How many bytes of names are sent before no list is sent any more.
+  private static let maximumListed = 16 << 20
+  private var listed = 0
   private static let longestOption = 1 << 16
 
   private enum Stage {
@@ -185,8 +188,10 @@ struct ServerNegotiation {
     return .transmit(agreement)
   }
 
-  private func list(_ data: ByteBuffer, _ catalogue: Catalogue) -> [Action] {
+  private mutating func list(_ data: ByteBuffer, _ catalogue: Catalogue) -> [Action] {
     guard data.readableBytes == 0 else { return [refuse(.list, .invalid, "data behind it")] }
+    guard listed < Self.maximumListed else { return close("lists without an end") }
+    listed += catalogue.names.reduce(0) { $0 + $1.utf8.count + OptionReplyHeader.size }
     let names = catalogue.names.map { name in
       var body = ByteBuffer()
       body.writeInteger(UInt32(name.utf8.count))

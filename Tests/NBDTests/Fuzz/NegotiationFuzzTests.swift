@@ -160,6 +160,30 @@ import Testing
     }
   }
 
+  /// Whoever asks for long lists again and again is sent a bounded number of bytes.
+  @Test func `lists are bounded in bytes`() throws {
+    let device = OfferedExport(
+      byteCount: 512, flags: [.hasFlags], description: "", minimumBlock: 1, preferredBlock: 4096,
+      maximumBlock: 32 << 20)
+    let names = (0..<1024).map { "\($0)-" + String(repeating: "x", count: 4000) }
+    let catalogue = ServerNegotiation.Catalogue(
+      exports: Dictionary(uniqueKeysWithValues: names.map { ($0, device) }))
+    var bytes = ByteBuffer(integer: UInt32(1))
+    for _ in 0..<900 { OptionHeader(.list, length: 0).write(to: &bytes) }
+    var server = ServerNegotiation(offersTLS: false, requiresTLS: false)
+    var sent = 0
+    var end: String?
+    for action in server.receive(bytes, catalogue) {
+      switch action {
+      case .send(let buffer): sent += buffer.readableBytes
+      case .close(let reason): end = reason
+      default: break
+      }
+    }
+    try ensure(end == "lists without an end", "\(end ?? "open")")
+    try ensure(sent > 16 << 20 && sent < 21 << 20, "\(sent) bytes")
+  }
+
   /// The check finds what it is for.
   @Test func `an answer too many, a wrong one and one too early are found`() throws {
     let catalogue = ServerNegotiation.Catalogue(exports: [:])

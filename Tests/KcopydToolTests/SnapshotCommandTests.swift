@@ -53,6 +53,22 @@ import Testing
     try await device.write(sectors, from: buffer)
   }
 
+  @Test func `exports what the snapshot shows to an NBD export`() async throws {
+    let (shown, _) = try await takeSnapshot()
+    try folder.write("target", pattern(before.count, seed: 9))
+    guard
+      let server = try NetworkCommandTests.Server(
+        ["file", folder.file("target")], "s", in: folder)
+    else { return }
+    let uri = "nbd+unix:///?socket=\(folder.file("s"))"
+    let outcome = try Command.run("snapshot", "export", "origin", "cow", uri, "b", in: folder)
+    #expect(outcome.status == 0, "\(outcome.errors)")
+    #expect(outcome.output.hasSuffix(", durable\n"))
+    #expect(try folder.read("target") == shown)
+    #expect(try folder.read("b") == shown)
+    withExtendedLifetime(server) {}
+  }
+
   @Test func `exports what the snapshot shows to several destinations`() async throws {
     let (shown, now) = try await takeSnapshot()
     let cow = try folder.read("cow")

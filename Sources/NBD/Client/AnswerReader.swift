@@ -56,11 +56,15 @@ struct AnswerReader {
   }
 
   /// Whether most of what comes next will be long data.
-  var expectsBulk: Bool { awaited != nil || openBytes > bulk * open.count }
+  var expectsBulk: Bool {
+    if case .data(_, _, let left, _) = state, left >= bulk { return true }
+    return openBytes > bulk * open.count
+  }
 
-  /// Where the next bytes belong, if they are data and many.
+  /// Where the next bytes belong, if they are data and worth it: to the last of them, too, when more
+  /// like them are to come.
   var awaited: (memory: IOBuffer, range: Range<Int>)? {
-    guard case .data(let number, let place, let left, _) = state, left >= bulk,
+    guard expectsBulk, case .data(let number, let place, let left, _) = state,
       case .read(let memory)? = open[number]?.request.operation
     else { return nil }
     return (memory, place..<place + left)

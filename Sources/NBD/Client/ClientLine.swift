@@ -52,6 +52,16 @@ final class ClientLine {
     try? channel.syncOptions?.setOption(.recvAllocator, value: ReceiveSize(bytes: receiving))
   }
 
+  /// Says goodbye and closes. Within a request the server would take that for data.
+  func leave() {
+    if handshake == nil, queue.isEmpty {
+      var goodbye = ByteBuffer()
+      RequestHeader(.disconnect, cookie: 0).write(to: &goodbye)
+      channel.writeAndFlush(goodbye, promise: nil)
+    }
+    close()
+  }
+
   /// Gives up everything: nothing refers to the memory of requests any more.
   func close() {
     queue = SendQueue()

@@ -89,7 +89,8 @@ final class ClientSession {
   /// Adds a connection where those that are there have enough to do: each costs the server
   /// something, from milliseconds to a process.
   private func grow() {
-    guard wanted < most, !isReconnecting, outstanding.count >= Self.crowd * lines.count,
+    guard isConnected, wanted < most, !isReconnecting,
+      outstanding.count >= Self.crowd * lines.count,
       eventLoop.now >= growsAfter
     else { return }
     wanted += 1
@@ -211,13 +212,6 @@ final class ClientSession {
     watchdog?.cancel()
     let all = lines.values
     lines = [:]
-    for line in all {
-      if line.handshake == nil {
-        var goodbye = ByteBuffer()
-        RequestHeader(.disconnect, cookie: 0).write(to: &goodbye)
-        line.channel.writeAndFlush(goodbye, promise: nil)
-      }
-      line.close()
-    }
+    for line in all { line.leave() }
   }
 }

@@ -36,6 +36,37 @@ import Testing
   }
 }
 
+@Suite struct AwaitedDataTests {
+  @Test func `a long answer is received in its place, to its last byte`() throws {
+    let pages = try PagePool.lend(holding: 128)
+    var reader = AnswerReader(ExportInfo(byteCount: 1 << 20, flags: [.hasFlags]))
+    let request = ClientRequest(operation: .read(pages.buffer), bytes: 0..<65536)
+    let head = RequestHeader(.read, cookie: 3, offset: 0, length: 65536)
+    #expect(!reader.expectsBulk)
+    reader.expect(3, request)
+    #expect(reader.expectsBulk && reader.awaited == nil)
+    var ends = 0
+    try reader.take(Answer.simple(head)) { _, _ in ends += 1 }
+    #expect(reader.awaited?.range == 0..<65536)
+    try reader.placed(65535) { _, _ in ends += 1 }
+    #expect(reader.expectsBulk && reader.awaited?.range == 65535..<65536 && ends == 0)
+    try reader.placed(1) { _, _ in ends += 1 }
+    #expect(!reader.expectsBulk && reader.awaited == nil && ends == 1)
+  }
+
+  @Test func `short answers come together`() throws {
+    let pages = try PagePool.lend(holding: 8)
+    var reader = AnswerReader(ExportInfo(byteCount: 1 << 20, flags: [.hasFlags]))
+    for number in 1...UInt64(4) {
+      reader.expect(number, ClientRequest(operation: .read(pages.buffer), bytes: 0..<4096))
+    }
+    try reader.take(Answer.simple(RequestHeader(.read, cookie: 1, offset: 0, length: 4096))) {
+      _, _ in
+    }
+    #expect(!reader.expectsBulk && reader.awaited == nil)
+  }
+}
+
 @Suite struct SectorExtentsTests {
   @Test(arguments: seeds(10)) func `a sector is zero only if every byte of it is`(seed: UInt64) {
     var random = SeededRandom(seed: seed)

@@ -13,7 +13,9 @@ public enum CowSide: ChunkSide {}
 ///
 /// The unit of copy-on-write. Chunks of the origin and of the COW device are types of their own, so
 /// that an exception can't be read the wrong way round.
-public struct Chunk<Side: ChunkSide>: Hashable, Strideable, Sendable, ExpressibleByIntegerLiteral {
+public struct Chunk<Side: ChunkSide>: Hashable, Strideable, Sendable, BitwiseCopyable,
+  ExpressibleByIntegerLiteral
+{
   /// The number, from 0 on.
   public var rawValue: UInt64
 

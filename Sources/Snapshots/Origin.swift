@@ -31,6 +31,8 @@ public actor Origin {
   var snapshots: [SnapshotID: Snapshot] = [:]
   /// The snapshots that see origin writes, largest chunks first.
   var active: [Snapshot] = []
+  /// Chunks that all of those have.
+  private let settled = SettledChunks()
   private var snapshotCount = 0
   /// COW devices whose stores are being opened.
   private var opening = Set<DeviceIdentity>()
@@ -134,7 +136,7 @@ public actor Origin {
     if let predecessor {
       snapshot = Snapshot(
         id: id, origin: underlying, cow: cow, sectorCount: length, parameters: parameters,
-        chunkSize: predecessor.chunkSize, onEvent: onEvent)
+        chunkSize: predecessor.chunkSize, settled: settled, onEvent: onEvent)
       snapshot.predecessor = predecessor.id
       predecessor.successor = id
     } else {
@@ -170,7 +172,7 @@ public actor Origin {
       cow: cow, origin: underlying, parameters, mustExist: mustExist, on: loop)
     let snapshot = Snapshot(
       id: id, origin: underlying, cow: cow, sectorCount: length, parameters: parameters,
-      chunkSize: opened.store.chunkSize, onEvent: onEvent)
+      chunkSize: opened.store.chunkSize, settled: settled, onEvent: onEvent)
     snapshot.store = opened.store
     snapshot.completed = opened.exceptions
     snapshot.isFresh = opened.isFresh
@@ -211,6 +213,7 @@ public actor Origin {
     active.sort {
       ($0.chunkSize.sectors, $1.id.rawValue) > ($1.chunkSize.sectors, $0.id.rawValue)
     }
+    settled.forget(active.lazy.map(\.chunkSize))
   }
 
   /// A snapshot that goes gives its store back to the one that it had it from, if that is still
@@ -303,12 +306,33 @@ public actor Origin {
   nonisolated func beginWriteHere(_ sectors: Range<Sector>) -> Bool {
     loop.isCurrent
       && assumeIsolated { origin in
-        guard origin.stops == 0, origin.active.allSatisfy({ $0.isSettled(sectors) }) else {
-          return false
-        }
+        guard origin.stops == 0, origin.isSettled(sectors) else { return false }
         origin.writes.add(1)
         return true
       }
+  }
+
+  /// Whether sectors may change now, as far as all snapshots are concerned.
+  private func isSettled(_ sectors: Range<Sector>) -> Bool {
+    guard let chunk = settled.chunk(around: sectors) else {
+      return active.allSatisfy { $0.isSettled(sectors) }
+    }
+    // The second look is for a read elsewhere in the chunk, or the end of a snapshot in it.
+    return settled.knows(chunk) || noteIfSettled(chunk)
+      || active.allSatisfy { $0.isSettled(sectors) }
+  }
+
+  private func noteIfSettled(_ chunk: OriginChunk) -> Bool {
+    let whole = settled.sectors(of: chunk)
+    guard active.allSatisfy({ $0.isSettled(whole) }) else { return false }
+    settled.note(chunk)
+    return true
+  }
+
+  /// Takes note that the snapshots have what is about to be written, so that the next write there
+  /// needn't look.
+  func noteSettled(_ sectors: Range<Sector>) {
+    if let chunk = settled.chunk(around: sectors) { _ = noteIfSettled(chunk) }
   }
 
   /// Ends it.

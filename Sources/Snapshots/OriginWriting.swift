@@ -24,6 +24,7 @@ extension Origin {
         try await write(piece, from: part, options: options, over: merging)
       } else {
         await preserve(piece)
+        noteSettled(piece)
         try await underlying.write(piece, from: part, options: options)
       }
       rest = piece.upperBound..<rest.upperBound
@@ -74,7 +75,7 @@ extension Origin {
         let targets = rest.prefix(KcopydClient.maximumDestinations)
         rest = rest.dropFirst(targets.count)
         let pairs = targets.map { (snapshots[$0.snapshot], $0.cow) }
-        Task { await withTaskExecutorPreference(loop) { await self.copy(piece.origin, to: pairs) } }
+        Task.immediate(executorPreference: loop) { await self.copy(piece.origin, to: pairs) }
       }
     }
   }
@@ -113,7 +114,7 @@ extension Origin {
   func commitReady(_ snapshot: Snapshot) {
     guard !snapshot.isCommitting, snapshot.uncommitted.first?.isReady == true else { return }
     snapshot.isCommitting = true
-    Task { await withTaskExecutorPreference(loop) { await self.commit(snapshot) } }
+    Task.immediate(executorPreference: loop) { await self.commit(snapshot) }
   }
 
   /// Commits in the order of allocation, each time all that is ready, until nothing is.
@@ -284,7 +285,7 @@ extension Snapshot {
     let made = PendingException(Exception(old: chunk, new: new))
     pending[chunk] = made
     uncommitted.append(made)
-    copies.add(1)
+    beginCopies(1)
     return made
   }
 
@@ -330,7 +331,7 @@ extension Snapshot {
 
   /// The commit of these exceptions is over: well, if the snapshot is still valid.
   func finish(_ batch: [PendingException]) {
-    copies.remove(batch.count)
+    endCopies(batch.count)
     for done in batch {
       let exception = done.exception
       if isValid {

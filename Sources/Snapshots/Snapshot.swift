@@ -71,7 +71,9 @@ final class Snapshot {
 
   private(set) var invalidity: String?
   /// Open while the invalid mark is on its way to the disk.
-  var isMarkingInvalid = false
+  var isMarkingInvalid = false {
+    didSet { settled.unrest += (isMarkingInvalid ? 1 : 0) - (oldValue ? 1 : 0) }
+  }
   let markedInvalid = Gate()
   var isOverflowed = false
 
@@ -79,6 +81,8 @@ final class Snapshot {
   let originReads = TrackedRequests()
   /// Chunks on their way to the COW device.
   let copies: Quota
+  /// What all snapshots of the origin have.
+  private let settled: SettledChunks
   /// Everything that isn't over and touches this snapshot.
   let requests = Quota(limit: 0)
 
@@ -93,9 +97,10 @@ final class Snapshot {
 
   init(
     id: SnapshotID, origin: any BlockDevice, cow: any BlockDevice, sectorCount: Sector,
-    parameters: SnapshotParameters, chunkSize: ChunkSize,
+    parameters: SnapshotParameters, chunkSize: ChunkSize, settled: SettledChunks,
     onEvent: @escaping @Sendable (SnapshotEvent) -> Void
   ) {
+    self.settled = settled
     self.id = id
     self.origin = origin
     self.cow = cow
@@ -115,6 +120,29 @@ final class Snapshot {
   var wantsCopies: Bool { isActive && isValid && merge == nil }
 
   func lose(_ reason: String) { invalidity = reason }
+
+  // MARK: What goes on
+
+  func beginCopies(_ count: Int) {
+    copies.add(count)
+    settled.unrest += count
+  }
+
+  func endCopies(_ count: Int) {
+    copies.remove(count)
+    settled.unrest -= count
+  }
+
+  /// Takes note of a read of the origin; hand the number to ``endOriginRead(_:)``.
+  func beginOriginRead(_ sectors: Range<Sector>) -> UInt64 {
+    settled.unrest += 1
+    return originReads.begin(sectors)
+  }
+
+  func endOriginRead(_ number: UInt64) {
+    settled.unrest -= 1
+    originReads.end(number)
+  }
 
   func waitUntilMarkedInvalid() async { await markedInvalid.wait { isMarkingInvalid } }
 

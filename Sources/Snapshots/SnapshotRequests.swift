@@ -17,10 +17,10 @@ extension Origin {
     let pieces = snapshot.pieces(of: sectors)
     // All noted before the first one starts: while one is read, others mustn't change.
     let tracked = pieces.lazy.filter { $0.cow == nil }.map {
-      snapshot.originReads.begin($0.sectors)
+      snapshot.beginOriginRead($0.sectors)
     }
     let numbers = Array(tracked)
-    defer { for number in numbers { snapshot.originReads.end(number) } }
+    defer { for number in numbers { snapshot.endOriginRead(number) } }
     let reads = pieces.map { piece in
       PieceRead(
         device: piece.cow == nil ? underlying : snapshot.cow, sectors: piece.target,
@@ -91,8 +91,8 @@ extension Origin {
   ) {
     for pending in whole { pending.transfersLeft += 1 }
     for extent in snapshot.extents(of: whole) {
-      Task {
-        await withTaskExecutorPreference(loop) { await self.writeWhole(extent, of: snapshot, data) }
+      Task.immediate(executorPreference: loop) {
+        await self.writeWhole(extent, of: snapshot, data)
       }
     }
   }
@@ -130,8 +130,8 @@ extension Origin {
       try await discard(piece, of: snapshot, name)
     }
     guard snapshot.parameters.discardPassdownOrigin else { return }
-    let number = snapshot.originReads.begin(sectors)
-    defer { snapshot.originReads.end(number) }
+    let number = snapshot.beginOriginRead(sectors)
+    defer { snapshot.endOriginRead(number) }
     do throws(IOFailure) {
       try await underlying.discard(sectors)
     } catch {
@@ -153,8 +153,8 @@ extension Origin {
       let head = piece.sectors.lowerBound..<first
       let tail = last..<piece.sectors.upperBound
       if !head.isEmpty { try await snapshot.cow.discard(piece.target(of: head)) }
-      snapshot.copies.add(1)
-      defer { snapshot.copies.remove(1) }
+      snapshot.beginCopies(1)
+      defer { snapshot.endCopies(1) }
       try await snapshot.cow.writeZeroes(piece.target(of: first..<last), mayUnmap: false)
       if !tail.isEmpty { try await snapshot.cow.discard(piece.target(of: tail)) }
     } catch {
@@ -172,8 +172,8 @@ extension Origin {
     snapshot.requests.add(1)
     defer { snapshot.requests.remove(1) }
     // As for a read: what the origin says is of no use once it holds something else.
-    let number = snapshot.originReads.begin(sectors)
-    defer { snapshot.originReads.end(number) }
+    let number = snapshot.beginOriginRead(sectors)
+    defer { snapshot.endOriginRead(number) }
     let extents = try await extents(
       of: snapshot.pieces(of: sectors), over: snapshot, name, limit: limit)
     guard snapshot.isValid else { throw snapshot.refusal(.blockStatus, name, sectors) }

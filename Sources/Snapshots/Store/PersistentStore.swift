@@ -23,6 +23,8 @@ final class PersistentStore: ExceptionStore {
   /// The entry from which on some may be missing on the disk: clearing them failed.
   private var firstInDoubt: Int?
   private let pages: PagePool
+  /// The unit in which metadata are written.
+  private let block: Sector
 
   var chunkSize: ChunkSize { geometry.chunkSize }
 
@@ -34,6 +36,7 @@ final class PersistentStore: ExceptionStore {
     entries = loaded.entries
     nextFree = geometry.dataChunk(from: loaded.nextFree)
     hasRemains = loaded.hasRemains
+    block = Self.block(geometry, device)
     pages = try Self.reserve(geometry, device)
   }
 
@@ -45,6 +48,7 @@ final class PersistentStore: ExceptionStore {
     entries = []
     nextFree = StoreGeometry.firstDataChunk
     hasRemains = false
+    block = Self.block(geometry, device)
     pages = try Self.reserve(geometry, device)
     let header = chunkSize.sectors(of: 0 as CowChunk)
     try await device.writeZeroes(
@@ -162,19 +166,14 @@ final class PersistentStore: ExceptionStore {
     let length = block * UInt64(endBlock - firstBlock)
     let pages = await pages.take(PagePool.pages(holding: length))
     let buffer = pages.buffer.slice(.zero, length)
-    buffer.clear()
-    let start = firstBlock * perBlock
-    for index in start..<min(endBlock * perBlock, entries.count) {
-      entries[index].encode(into: buffer, at: (index - start) * Exception.byteCount)
-    }
+    let known = entries.prefix(endBlock * perBlock).dropFirst(firstBlock * perBlock)
+    Exception.encode(known, into: buffer)
+    buffer.clear(known.count * Exception.byteCount..<buffer.byteCount)
     let first = chunkSize.start(of: geometry.area(area)) + block * UInt64(firstBlock)
     try await device.write(first..<first + length, from: buffer, options: .durable)
   }
 
-  /// The unit in which metadata are written: what the device writes as a whole, and not more than
-  /// a chunk.
-  private var block: Sector { Self.block(geometry, device) }
-
+  /// What the device writes as a whole, and not more than a chunk.
   private static func block(_ geometry: StoreGeometry, _ device: any BlockDevice) -> Sector {
     let limits = device.limits
     let physical = max(limits.logicalBlock, min(limits.physicalBlock, PagePool.pageSize))

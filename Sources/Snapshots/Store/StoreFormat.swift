@@ -5,7 +5,7 @@ import BlockIO
 // others hold data. E = 16-byte exceptions in a chunk.
 
 /// One entry of the store: an origin chunk and the chunk of the COW device that stands for it.
-public struct Exception: Hashable, Sendable {
+public struct Exception: Hashable, Sendable, BitwiseCopyable {
   /// The chunk of the origin.
   public var old: OriginChunk
   /// The chunk of the COW device; in a store 0 ends the list.
@@ -27,9 +27,17 @@ public struct Exception: Hashable, Sendable {
     new = Chunk(buffer.integer(at: offset + 8))
   }
 
-  func encode(into buffer: IOBuffer, at offset: Int) {
-    buffer.store(old.rawValue, at: offset)
-    buffer.store(new.rawValue, at: offset + 8)
+  /// Puts exceptions to the start of a buffer, one behind the other.
+  static func encode(_ exceptions: ArraySlice<Exception>, into buffer: IOBuffer) {
+    // In memory as on the disk: two numbers of 8 bytes, and the lowest byte first.
+    #if _endian(little)
+      buffer.store(exceptions.span.bytes, at: 0)
+    #else
+      for (index, exception) in exceptions.enumerated() {
+        buffer.store(exception.old.rawValue, at: index * byteCount)
+        buffer.store(exception.new.rawValue, at: index * byteCount + 8)
+      }
+    #endif
   }
 }
 

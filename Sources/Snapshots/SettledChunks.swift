@@ -3,11 +3,12 @@ import BlockIO
 /// Chunks of the origin of which it was seen lately that every snapshot has them, so that most
 /// writes needn't look at one snapshot after the other.
 ///
-/// A snapshot never loses what it has: what was seen holds until another one becomes active. What
-/// comes and goes is counted as ``unrest``, and nothing is said while there is any.
+/// What was seen holds until another snapshot becomes active: one never loses what it has, nor reads
+/// it from the origin any more, and while its store is marked invalid it may well lose the rest.
 final class SettledChunks {
-  /// Copies under way, reads that snapshots have sent to the origin, stores being marked invalid.
-  var unrest = 0
+  /// Copies under way, for all snapshots. While there are any, writers may have to wait for them to
+  /// become fewer, and nothing is known.
+  var copies = 0
 
   /// The smallest chunk of all snapshots.
   private var chunkSize: ChunkSize?
@@ -35,9 +36,9 @@ final class SettledChunks {
     chunkSize?.sectors(of: chunk) ?? .zero..<Sector.zero
   }
 
-  /// Whether that chunk is known, and nothing goes on that a write might have to wait for.
+  /// Whether that chunk can be written without a look at the snapshots.
   func knows(_ chunk: OriginChunk) -> Bool {
-    unrest == 0 && known[place(of: chunk)] == chunk.rawValue
+    copies == 0 && known[place(of: chunk)] == chunk.rawValue
   }
 
   /// All snapshots have this chunk.

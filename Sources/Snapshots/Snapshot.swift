@@ -71,9 +71,7 @@ final class Snapshot {
 
   private(set) var invalidity: String?
   /// Open while the invalid mark is on its way to the disk.
-  var isMarkingInvalid = false {
-    didSet { settled.unrest += (isMarkingInvalid ? 1 : 0) - (oldValue ? 1 : 0) }
-  }
+  var isMarkingInvalid = false
   let markedInvalid = Gate()
   var isOverflowed = false
 
@@ -121,27 +119,14 @@ final class Snapshot {
 
   func lose(_ reason: String) { invalidity = reason }
 
-  // MARK: What goes on
-
   func beginCopies(_ count: Int) {
     copies.add(count)
-    settled.unrest += count
+    settled.copies += count
   }
 
   func endCopies(_ count: Int) {
     copies.remove(count)
-    settled.unrest -= count
-  }
-
-  /// Takes note of a read of the origin; hand the number to ``endOriginRead(_:)``.
-  func beginOriginRead(_ sectors: Range<Sector>) -> UInt64 {
-    settled.unrest += 1
-    return originReads.begin(sectors)
-  }
-
-  func endOriginRead(_ number: UInt64) {
-    settled.unrest -= 1
-    originReads.end(number)
+    settled.copies -= count
   }
 
   func waitUntilMarkedInvalid() async { await markedInvalid.wait { isMarkingInvalid } }

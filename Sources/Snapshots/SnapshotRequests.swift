@@ -17,10 +17,10 @@ extension Origin {
     let pieces = snapshot.pieces(of: sectors)
     // All noted before the first one starts: while one is read, others mustn't change.
     let tracked = pieces.lazy.filter { $0.cow == nil }.map {
-      snapshot.beginOriginRead($0.sectors)
+      snapshot.originReads.begin($0.sectors)
     }
     let numbers = Array(tracked)
-    defer { for number in numbers { snapshot.endOriginRead(number) } }
+    defer { for number in numbers { snapshot.originReads.end(number) } }
     let reads = pieces.map { piece in
       PieceRead(
         device: piece.cow == nil ? underlying : snapshot.cow, sectors: piece.target,
@@ -130,8 +130,8 @@ extension Origin {
       try await discard(piece, of: snapshot, name)
     }
     guard snapshot.parameters.discardPassdownOrigin else { return }
-    let number = snapshot.beginOriginRead(sectors)
-    defer { snapshot.endOriginRead(number) }
+    let number = snapshot.originReads.begin(sectors)
+    defer { snapshot.originReads.end(number) }
     do throws(IOFailure) {
       try await underlying.discard(sectors)
     } catch {
@@ -172,8 +172,8 @@ extension Origin {
     snapshot.requests.add(1)
     defer { snapshot.requests.remove(1) }
     // As for a read: what the origin says is of no use once it holds something else.
-    let number = snapshot.beginOriginRead(sectors)
-    defer { snapshot.endOriginRead(number) }
+    let number = snapshot.originReads.begin(sectors)
+    defer { snapshot.originReads.end(number) }
     let extents = try await extents(
       of: snapshot.pieces(of: sectors), over: snapshot, name, limit: limit)
     guard snapshot.isValid else { throw snapshot.refusal(.blockStatus, name, sectors) }

@@ -88,6 +88,34 @@ import Testing
     }
   }
 
+  /// So does a second one to a chunk that the snapshots have by then.
+  @Test func aSecondWriteWaitsForReadsBeforeIt() throws {
+    try simulate { loop in
+      let disk = SimulatedDisk("origin", sectorCount: 64, loop: loop)
+      let cow = Self.cow(8, loop)
+      let origin = try Origin(disk, on: loop)
+      let snapshot = try await origin.addSnapshot(cow: cow, parameters: .persistent(8))
+      try await snapshot.resume()
+      disk.plan.slowDown(37..<38, by: .seconds(1))
+      await withTaskGroup { group in
+        group.addTask(executorPreference: loop) {
+          let seen = try? await snapshot.contents(37..<38)
+          #expect(seen == patterns(("origin", 37..<38)))
+        }
+        group.addTask(executorPreference: loop) {
+          await loop.sleep(for: .milliseconds(10))
+          disk.plan = FaultPlan()
+          try? await origin.device.put("new", 32..<34)
+          #expect(disk.inFlight == 1)
+          try? await origin.device.put("new", 36..<40)
+        }
+      }
+      let read = try #require(disk.log.first { $0.sectors == 37..<38 }?.end)
+      let write = try #require(disk.log.first { $0.sectors == 36..<40 }?.start)
+      #expect(write >= read)
+    }
+  }
+
   /// Chunk number and place in the list are tied together, as in every store that the kernel wrote
   /// from scratch, whatever the order in which copies end.
   @Test func entriesAreInTheOrderOfAllocation() throws {
@@ -114,6 +142,33 @@ import Testing
         area[index * 16 + 8..<index * 16 + 16].reversed().reduce(0) { $0 << 8 | UInt64($1) }
       }
       try ensure(places == Array(2..<66), "chunks in the list: \(places)")
+    }
+  }
+
+  /// Held writes wait as long as was said, and then the snapshot is lost; or until there is room.
+  @Test(arguments: [nil, .milliseconds(120)] as [Duration?])
+  func writesAreHeldForSoLong(roomAfter: Duration?) throws {
+    try simulate { loop in
+      let disk = SimulatedDisk("origin", sectorCount: 64, loop: loop)
+      let cow = Self.cow(0, loop)
+      let origin = try Origin(disk, on: loop)
+      var parameters = SnapshotParameters.persistent(8)
+      parameters.whenFull = .hold(atMost: .milliseconds(300))
+      let snapshot = try await origin.addSnapshot(cow: cow, parameters: parameters)
+      try await snapshot.resume()
+      let start = loop.now
+      async let write: Void = origin.device.put("new", 0..<8)
+      if let roomAfter {
+        await loop.sleep(for: roomAfter)
+        #expect(await snapshot.status.line == "16/16 16 held 1")
+        cow.enlarge(to: 64)
+      }
+      try await write
+      let elapsed = start.duration(to: loop.now)
+      // It is looked every 50 ms, and then there is something to be written.
+      let expected = roomAfter ?? .milliseconds(300)
+      #expect(expected...expected + .milliseconds(60) ~= elapsed, "\(elapsed)")
+      #expect(await snapshot.status.line == (roomAfter == nil ? "Invalid" : "24/64 16"))
     }
   }
 

@@ -52,6 +52,46 @@ import Testing
     }
   }
 
+  /// Who takes an overflowed snapshot over can only read it, too.
+  @Test func anOverflowIsHandedOver() throws {
+    try simulate { loop in
+      let disk = SimulatedDisk("origin", sectorCount: 64, loop: loop)
+      let cow = SimulatedDisk("cow", sectorCount: 24, content: .zeroes, loop: loop)
+      let origin = try Origin(disk, on: loop)
+      var parameters = SnapshotParameters.persistent(8)
+      parameters.store = .persistentWithOverflow
+      let first = try await origin.addSnapshot(cow: cow, parameters: parameters)
+      try await first.resume()
+      try await first.put("mine", 0..<8)
+      await #expect(throws: IOFailure.self) { try await first.put("mine", 8..<16) }
+      #expect(await first.status.line == "Overflow")
+      let second = try await origin.addSnapshot(cow: cow, parameters: parameters)
+      await first.suspend()
+      try await second.resume()
+      #expect(await second.status.line == "Overflow")
+      await #expect(throws: IOFailure.self) { try await second.put("mine", 0..<8) }
+      let seen = try await second.contents(0..<64)
+      #expect(seen == patterns(("mine", 0..<8), ("origin", 8..<64)))
+    }
+  }
+
+  @Test func growsUpToItsLimit() throws {
+    try simulate { loop in
+      let disk = SimulatedDisk("origin", sectorCount: 64, loop: loop)
+      let cow = SimulatedDisk("cow", sectorCount: 24, content: .zeroes, loop: loop)
+      let origin = try Origin(disk, on: loop)
+      var parameters = SnapshotParameters.persistent(8)
+      parameters.growthLimit = 44
+      let snapshot = try await origin.addSnapshot(cow: cow, parameters: parameters)
+      try await snapshot.resume()
+      try await origin.device.put("new", 0..<24)
+      #expect(await snapshot.status.line == "40/44 16")
+      try await origin.device.put("new", 24..<25)
+      #expect(await snapshot.status.line == "Invalid")
+      #expect(cow.sectorCount == 44)
+    }
+  }
+
   @Test func mergesBack() throws {
     try simulate { loop in
       let disk = SimulatedDisk("origin", sectorCount: 4096, loop: loop)

@@ -101,8 +101,8 @@ import Testing
   /// A store was made, but its header never became durable, and that was said. Whoever takes it all
   /// the same must find it after a loss of power.
   @Test func aStoreThatWasMadeInVain() throws {
-    try simulate { loop in
-      let power = CrashSwitch()
+    try simulateForEachSeed(20) { seed, loop in
+      let power = CrashSwitch(seed: seed)
       let disk = SimulatedDisk("origin", sectorCount: 64, loop: loop)
       var limits = SimulatedDisk.allCapabilities
       limits.supportsFUA = false

@@ -75,6 +75,27 @@ import Testing
     }
   }
 
+  /// No snapshot gets a copy of what is discarded like that.
+  @Test(arguments: [false, true])
+  func discardsArePassedDown(isPassedDown: Bool) throws {
+    try simulate { loop in
+      let disk = SimulatedDisk("origin", sectorCount: 64, loop: loop)
+      let cow = SimulatedDisk("cow", sectorCount: 128, content: .zeroes, loop: loop)
+      let origin = try Origin(disk, on: loop)
+      var parameters = SnapshotParameters.persistent(8)
+      parameters.discardZeroesCow = true
+      parameters.discardPassdownOrigin = isPassedDown
+      let snapshot = try await origin.addSnapshot(cow: cow, parameters: parameters)
+      try await snapshot.resume()
+      try await snapshot.put("mine", 0..<8)
+      try await snapshot.discard(0..<24)
+      #expect(try await snapshot.contents(0..<8).allSatisfy { $0 == 0 })
+      #expect(await snapshot.status.exceptions == 1)
+      let discarded = disk.log.filter { $0.operation == .discard }.map(\.sectors)
+      #expect(discarded == (isPassedDown ? [0..<24] : []))
+    }
+  }
+
   @Test func growsUpToItsLimit() throws {
     try simulate { loop in
       let disk = SimulatedDisk("origin", sectorCount: 64, loop: loop)

@@ -94,6 +94,7 @@ extension Mirror {
   /// Legs couldn't be flushed: what was written to them since the last flush that went well may be
   /// lost. Other regions aren't concerned, nor is what is written from now on.
   private func loseUnflushed(_ failed: [Int]) {
+    isInSync = false
     for region in log.uncleanInSync {
       distrust(failed, in: region..<region.advanced(by: 1))
       lose(region)

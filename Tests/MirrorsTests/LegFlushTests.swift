@@ -80,13 +80,18 @@ import Testing
     }
   }
 
-  /// A leg that fails though there is nothing to lose counts as good again after a while.
-  @Test func aFailureThatCostsNothingIsForgotten() throws {
+  /// Legs that fail though there is nothing to lose count as good again after a while.
+  @Test(arguments: [1, 3])
+  func aFailureThatCostsNothingIsForgotten(count: Int) throws {
     try simulate { loop in
       let setting = try await MirrorSetting(isKernel: false, on: loop).resumed()
-      MirrorSetting.fail(setting.legs[0], .flush, times: 1)
-      try await setting.mirror.flush()
-      #expect(await setting.state == "16 DAA A")
+      for leg in setting.legs.prefix(count) { MirrorSetting.fail(leg, .flush, times: 1) }
+      if count == 1 {
+        try await setting.mirror.flush()
+      } else {
+        await #expect(throws: IOFailure.self) { try await setting.mirror.flush() }
+      }
+      #expect(await setting.state == (count == 1 ? "16 DAA A" : "16 DDD A"))
       await loop.sleep(for: .seconds(2))
       #expect(await setting.state == "16 AAA A")
       await setting.mirror.suspend()

@@ -106,12 +106,20 @@ public protocol BlockDevice: AnyObject, Sendable {
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure)
 
-  /// Writes `buffer` to `sectors` within this very call, if that needs no waiting.
+  /// Reads within this very call, if that needs no waiting: for callers without a task to wait in, on
+  /// whatever thread.
+  ///
+  /// - Returns: false if it would, or the device can't tell. The buffer is undefined then: make the
+  ///   request with ``read(_:into:)``.
+  /// - Throws: as that does.
+  func readNow(_ sectors: Range<Sector>, into buffer: IOBuffer) throws(IOFailure) -> Bool
+
+  /// Writes `buffer` to `sectors` within this very call, if that needs no waiting; on whatever thread.
   ///
   /// - Returns: false if it would, or the device can't tell. Some of the sectors may have been written
   ///   then: make the request with ``write(_:from:options:)``.
   /// - Throws: as that does.
-  func writeOnTheSpot(
+  func writeNow(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) throws(IOFailure) -> Bool
 
@@ -157,7 +165,12 @@ extension BlockDevice {
   }
 
   /// Never, unless the device has its own way.
-  public func writeOnTheSpot(
+  public func readNow(
+    _ sectors: Range<Sector>, into buffer: IOBuffer
+  ) throws(IOFailure) -> Bool { false }
+
+  /// Never, unless the device has its own way.
+  public func writeNow(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) throws(IOFailure) -> Bool { false }
 

@@ -33,17 +33,24 @@ public final class MemoryDevice: BlockDevice {
   }
 
   public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
+    _ = try readNow(sectors, into: buffer)
+  }
+
+  public func readNow(
+    _ sectors: Range<Sector>, into buffer: IOBuffer
+  ) throws(IOFailure) -> Bool {
     try check(sectors, for: .read)
     bytes.withLock { buffer.load(from: $0, at: Int(sectors.lowerBound.bytes)) }
+    return true
   }
 
   public func write(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure) {
-    _ = try writeOnTheSpot(sectors, from: buffer, options: options)
+    _ = try writeNow(sectors, from: buffer, options: options)
   }
 
-  public func writeOnTheSpot(
+  public func writeNow(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) throws(IOFailure) -> Bool {
     try check(sectors, for: .write)

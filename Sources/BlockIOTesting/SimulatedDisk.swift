@@ -121,7 +121,7 @@ public final class SimulatedDisk: BlockDevice {
   }
 
   /// Writes at once, every now and then.
-  public func writeOnTheSpot(
+  public func writeNow(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) throws(IOFailure) -> Bool {
     precondition(buffer.sectorCount == sectors.length)

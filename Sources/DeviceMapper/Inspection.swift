@@ -89,7 +89,7 @@ extension DeviceMapper {
       hasLiveTable: entry.live != nil, hasInactiveTable: entry.inactive != nil,
       openCount: entry.openCount, eventNumber: entry.eventNumber,
       targetCount: entry.live?.targets.count ?? 0, isRemovalDeferred: entry.isRemovalDeferred,
-      sectorCount: entry.device.sectorCount, statistics: entry.device.gate.statisticsHere)
+      sectorCount: entry.device.sectorCount, statistics: entry.device.gate.statistics)
   }
 
   /// The status lines, one for each target: `START LENGTH TARGET TEXT`.

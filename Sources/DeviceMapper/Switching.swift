@@ -7,7 +7,7 @@ extension DeviceMapper {
   func suspendNow(_ entry: DeviceEntry, isNoFlush: Bool) async {
     guard let table = entry.live, !entry.isSuspended else { return }
     let gate = entry.device.gate
-    gate.closeHere()
+    gate.close()
     for target in table.targets { await target.presuspend(isNoFlush: isNoFlush) }
     await gate.drain()
     for target in table.targets { await target.postsuspend() }
@@ -29,7 +29,7 @@ extension DeviceMapper {
     try checkClaims(table, of: entry)
     let wasRunning = entry.live != nil && !entry.isSuspended
     await suspendNow(entry, isNoFlush: isNoFlush)
-    entry.device.gate.closeHere()
+    entry.device.gate.close()
     let old = entry.live
     entry.inactive = nil
     do throws(DeviceMapperError) {
@@ -59,7 +59,7 @@ extension DeviceMapper {
     }
     for target in table.targets { await target.resume() }
     entry.isSuspended = false
-    entry.device.gate.openHere()
+    entry.device.gate.open()
     emit(.resumed, entry)
   }
 
@@ -73,7 +73,7 @@ extension DeviceMapper {
     entry.live = old
     entry.device.setTable(old)
     await destroy(table)
-    guard let old else { return entry.device.gate.openHere() }
+    guard let old else { return entry.device.gate.open() }
     if wasRunning { try? await start(entry, old) }
   }
 }

@@ -127,7 +127,7 @@ extension DeviceMapper {
     await suspendNow(entry, isNoFlush: false)
     entry.device.setTable(nil)
     // Whoever waits is told that there is nothing any more.
-    entry.device.gate.openHere()
+    entry.device.gate.open()
     let (live, inactive) = (entry.live, entry.inactive)
     (entry.live, entry.inactive) = (nil, nil)
     await destroy(inactive)

@@ -90,7 +90,7 @@ extension Mirror {
     var now = loop.now
     for (index, leg) in legs.enumerated() {
       do throws(IOFailure) {
-        let isDone = try leg.device.writeOnTheSpot(
+        let isDone = try leg.device.writeNow(
           leg.sectors(of: sectors), from: buffer, options: options)
         guard isDone else {
           write.rest.append(index)

@@ -46,6 +46,10 @@ struct ConfigurationTests {
     ("{\n  \"nbd\": {\"listne\": []}}", "line 2, column 11: unknown setting 'nbd.listne'"),
     ("{\"colour\": 1}", "line 1, column 2: unknown setting 'colour'"),
     ("{\"log\": 5}", "line 1, column 9: 'log' must be a text, and is a number"),
+    (
+      "{\"nbd\": {\"threads\": \"2\"}}",
+      "line 1, column 21: 'nbd.threads' must be a number, and is a text"
+    ),
     ("{\"nbd\": 5}", "line 1, column 9: 'nbd' must be an object, and is a number"),
     ("{\"nbd\": {\"listen\": [\n true]}}", "line 2, column 2: an element of"),
     ("{\"log\": \"info\", \"log\": \"info\"}", "line 1, column 17: 'log' stands here twice"),
@@ -73,6 +77,25 @@ struct ConfigurationTests {
   func valuesThatCantBeAreRefused(setting: String, value: String) throws {
     let file = try ConfigurationFile("{\"\(setting)\": \"\(value)\"}", name: "f")
     #expect(throws: ControlFailure.self) { try Settings(ServeOptions(), file, environment: [:]) }
+  }
+
+  @Test(arguments: ["0", "65", "many", "-1"])
+  func aNumberOfThreadsIsRefused(text: String) throws {
+    var options = ServeOptions()
+    options.threads = text
+    #expect(throws: ControlFailure.self) {
+      try Settings(options, ConfigurationFile(), environment: [:])
+    }
+  }
+
+  @Test func theNumberOfThreadsComesFromWhereverItIsSet() throws {
+    let file = try ConfigurationFile("{\"nbd\": {\"threads\": 3}}", name: "f")
+    #expect(try Settings(ServeOptions(), file, environment: [:]).threads == 3)
+    let variables = ["KCOPYD_NBD_THREADS": "2"]
+    #expect(try Settings(ServeOptions(), file, environment: variables).threads == 2)
+    var options = ServeOptions()
+    options.threads = "1"
+    #expect(try Settings(options, file, environment: variables).threads == 1)
   }
 
   @Test func tlsNeedsACertificateAndItsKey() throws {

@@ -27,7 +27,7 @@ final class KeeperWorld: Sendable {
     let quiet = Logger(label: "test") { _ in SwiftLogNoOpLogHandler() }
     let logger = logger ?? quiet
     self.folder = folder
-    network = try await NetworkLoop.start(logger: quiet)
+    network = try await NetworkLoop.start(helpers: 1, logger: quiet)
     server = try NBDServer(on: network, logger: quiet)
     let mapper = DeviceMapper(.files(on: network.ioLoop), on: network.ioLoop)
     let states = try StateFolder("\(folder)/state", syncFolder: syncFolder)

@@ -57,14 +57,8 @@ public final class FileDevice: BlockDevice {
   private static let onTheSpotLimit = Sector(holding: 256 << 10)
 
   public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
-    precondition(buffer.sectorCount == sectors.length)
-    try check(sectors, for: .read)
+    if try readNow(sectors, into: buffer) { return }
     if let direct { return try await direct.read(sectors, into: buffer, loop: loop) }
-    if buffer.sectorCount <= Self.onTheSpotLimit,
-      try cached.readOnTheSpot(sectors, into: buffer) == .done
-    {
-      return
-    }
     try await loop.transferring { [cached] in
       Result { () throws(IOFailure) in try cached.read(sectors, into: buffer) }
     }.get()
@@ -73,7 +67,7 @@ public final class FileDevice: BlockDevice {
   public func write(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure) {
-    if try writeOnTheSpot(sectors, from: buffer, options: options) { return }
+    if try writeNow(sectors, from: buffer, options: options) { return }
     // What lives in memory is as durable as it gets.
     let options = cached.isInMemory ? [] : options
     if let direct {
@@ -91,7 +85,16 @@ public final class FileDevice: BlockDevice {
     }.get()
   }
 
-  public func writeOnTheSpot(
+  public func readNow(
+    _ sectors: Range<Sector>, into buffer: IOBuffer
+  ) throws(IOFailure) -> Bool {
+    precondition(buffer.sectorCount == sectors.length)
+    try check(sectors, for: .read)
+    guard !isDirect, buffer.sectorCount <= Self.onTheSpotLimit else { return false }
+    return try cached.readOnTheSpot(sectors, into: buffer) == .done
+  }
+
+  public func writeNow(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) throws(IOFailure) -> Bool {
     precondition(buffer.sectorCount == sectors.length)

@@ -119,7 +119,9 @@ public enum BackendChoice: String, Sendable, CaseIterable {
   case threads
 }
 
-/// The time of the backends that aren't simulated.
-func monotonicNow() -> LoopInstant {
-  LoopInstant(nanoseconds: blockio_monotonic_nanoseconds())
+extension LoopInstant {
+  /// The time of the backends that aren't simulated, for those who are on no loop.
+  package static var monotonic: LoopInstant {
+    LoopInstant(nanoseconds: blockio_monotonic_nanoseconds())
+  }
 }

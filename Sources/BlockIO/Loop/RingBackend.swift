@@ -50,7 +50,7 @@
       try? event.close()
     }
 
-    var now: LoopInstant { monotonicNow() }
+    var now: LoopInstant { .monotonic }
 
     func signalCompletions() throws(Errno) -> FileDescriptor? {
       let result = blockio_ring_signal(ring, event.rawValue)

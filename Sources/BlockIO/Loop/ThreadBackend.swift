@@ -17,7 +17,7 @@ final class ThreadBackend: IOBackend {
     waker = LoopWaker { [semaphore] in semaphore.signal() }
   }
 
-  var now: LoopInstant { monotonicNow() }
+  var now: LoopInstant { .monotonic }
 
   func submit(_ request: TransferRequest, completion: UnsafeContinuation<Int, Never>) {
     guard let pool else { preconditionFailure("a thread backend without threads") }

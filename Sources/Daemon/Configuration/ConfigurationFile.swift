@@ -103,18 +103,19 @@ private struct Reader {
         reason: "unknown setting '\(name)'; known here are \(names.joined(separator: ", "))")
     }
     let text: [String]
-    switch (known.isList, json.value) {
-    case (true, .array(let elements)):
+    switch (known.kind, json.value) {
+    case (.list, .array(let elements)):
       text = try strings(elements, "'\(name)'")
-    case (_, .string(let string)): text = [string]
+    case (.list, .string(let string)), (.text, .string(let string)),
+      (.number, .number(let string)):
+      text = [string]
     default:
       throw Malformed(
         position: json.position,
-        reason: "'\(name)' must be \(known.isList ? "a list of texts" : "a text"), "
-          + "and is \(json.kind)")
+        reason: "'\(name)' must be \(known.kind.rawValue), and is \(json.kind)")
     }
     settings[AbsoluteConfigKey(path)] =
-      known.isList
+      known.kind == .list
       ? .init(.stringArray(text), isSecret: false)
       : .init(.string(text[0]), isSecret: false)
   }

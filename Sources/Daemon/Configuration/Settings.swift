@@ -1,23 +1,31 @@
 import Configuration
+import Foundation
 import Logging
 
 /// A setting that the configuration file, the environment (`KCOPYD_NBD_LISTEN` …) and the options
 /// of `kcopyd serve` know, each overruling the ones before.
 struct Setting: Sendable {
+  enum Kind: String, Sendable {
+    case text = "a text"
+    case list = "a list of texts"
+    case number = "a number"
+  }
+
   let path: [String]
-  let isList: Bool
+  var kind = Kind.text
 
   static let all: [Setting] = [
-    Setting(path: ["socket"], isList: false),
-    Setting(path: ["state"], isList: false),
-    Setting(path: ["log"], isList: false),
-    Setting(path: ["metrics"], isList: false),
-    Setting(path: ["nbd", "listen"], isList: true),
-    Setting(path: ["nbd", "unix"], isList: true),
-    Setting(path: ["nbd", "tls", "mode"], isList: false),
-    Setting(path: ["nbd", "tls", "certificate"], isList: false),
-    Setting(path: ["nbd", "tls", "key"], isList: false),
-    Setting(path: ["nbd", "tls", "clients"], isList: false),
+    Setting(path: ["socket"]),
+    Setting(path: ["state"]),
+    Setting(path: ["log"]),
+    Setting(path: ["metrics"]),
+    Setting(path: ["nbd", "listen"], kind: .list),
+    Setting(path: ["nbd", "unix"], kind: .list),
+    Setting(path: ["nbd", "threads"], kind: .number),
+    Setting(path: ["nbd", "tls", "mode"]),
+    Setting(path: ["nbd", "tls", "certificate"]),
+    Setting(path: ["nbd", "tls", "key"]),
+    Setting(path: ["nbd", "tls", "clients"]),
   ]
 }
 
@@ -33,6 +41,8 @@ public struct ServeOptions: Sendable {
   public var listen: [String] = []
   /// Unix sockets at which they are.
   public var unix: [String] = []
+  /// How many threads serve NBD clients.
+  public var threads: String?
   /// `off`, `allow` or `require`.
   public var tlsMode: String?
   /// The server's certificates in PEM, its own first.
@@ -53,6 +63,7 @@ public struct ServeOptions: Sendable {
     var values: [AbsoluteConfigKey: ConfigValue] = [:]
     let texts: [([String], String?)] = [
       (["socket"], socket), (["state"], state), (["log"], log), (["metrics"], metrics),
+      (["nbd", "threads"], threads),
       (["nbd", "tls", "mode"], tlsMode), (["nbd", "tls", "certificate"], tlsCertificate),
       (["nbd", "tls", "key"], tlsKey), (["nbd", "tls", "clients"], tlsClients),
     ]
@@ -89,6 +100,7 @@ struct Settings: Sendable {
   var metrics: Endpoint?
   var listen: [Endpoint]
   var unix: [String]
+  var threads: Int
   var tls: TLS?
 
   /// Options over environment over file over defaults.
@@ -114,6 +126,7 @@ struct Settings: Sendable {
       listen.append(try Endpoint(text, for: "listen"))
     }
     unix = reader.stringArray(forKey: "nbd.unix") ?? []
+    threads = try Self.threads(reader.string(forKey: "nbd.threads"))
     let tlsReader = reader.scoped(to: "nbd.tls")
     tls = try Self.tls(
       mode: tlsReader.string(forKey: "mode"), certificate: tlsReader.string(forKey: "certificate"),
@@ -126,6 +139,15 @@ struct Settings: Sendable {
       throw .refused("log: '\(text)' is no level; known are \(known)")
     }
     return level
+  }
+
+  /// By default one for each processor, as long as more of them still help.
+  private static func threads(_ text: String?) throws(ControlFailure) -> Int {
+    guard let text else { return min(ProcessInfo.processInfo.activeProcessorCount, 4) }
+    guard let count = Int(text), (1...64).contains(count) else {
+      throw .refused("nbd threads: '\(text)' is no number from 1 to 64")
+    }
+    return count
   }
 
   private static func tls(

@@ -21,7 +21,7 @@ public enum DaemonService {
     let folder = try StateFolder(settings.state)
     let state = try initialState(try folder.load(), file, logger)
     ProcessMemory.keepFreed()
-    let network = try await startLoop(logger)
+    let network = try await startLoops(settings.threads, logger)
     let own = OwnListeners(settings.addresses)
     let keeper = try await startKeeper(state, settings, folder, own, on: network, logger)
     let inherited = Systemd.inheritedSockets()
@@ -89,9 +89,11 @@ public enum DaemonService {
     return logger
   }
 
-  private static func startLoop(_ logger: Logger) async throws(ControlFailure) -> NetworkLoop {
+  private static func startLoops(
+    _ count: Int, _ logger: Logger
+  ) async throws(ControlFailure) -> NetworkLoop {
     do throws(IOFailure) {
-      return try await NetworkLoop.start(logger: logger)
+      return try await NetworkLoop.start(helpers: count - 1, logger: logger)
     } catch {
       throw .failed("\(error)")
     }

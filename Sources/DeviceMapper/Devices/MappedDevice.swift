@@ -45,7 +45,7 @@ public final class MappedDevice: BlockDevice {
       shape.sectorCount = table?.sectorCount ?? .zero
       shape.limits = table?.limits ?? DeviceLimits()
     }
-    gate.setTableHere(table)
+    gate.setTable(table)
   }
 
   /// The device whose resume a request would wait for now: this one, or one that it stands on; nil:
@@ -55,7 +55,7 @@ public final class MappedDevice: BlockDevice {
     var next = [self]
     while let device = next.popLast() {
       guard seen.insert(device.minor).inserted else { continue }
-      let (isClosed, table) = device.gate.stateHere
+      let (isClosed, table) = device.gate.position
       if isClosed { return device }
       next += table?.devices.compactMap { $0.device as? MappedDevice } ?? []
     }
@@ -72,6 +72,27 @@ public final class MappedDevice: BlockDevice {
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure) {
     try await perform(.write(sectors, buffer, options))
+  }
+
+  public func readNow(_ sectors: Range<Sector>, into buffer: IOBuffer) -> Bool {
+    performNow(.read(sectors, buffer))
+  }
+
+  public func writeNow(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
+  ) -> Bool {
+    !isReadOnly && performNow(.write(sectors, buffer, options))
+  }
+
+  /// Does a request that belongs to one target, if this can do it without waiting.
+  private func performNow(_ request: MappedRequest) -> Bool {
+    guard let pass = gate.enterNow() else { return false }
+    let start = LoopInstant.monotonic
+    // One that fails is asked for again, as all that isn't done, and counted and accounted then.
+    let isDone = (try? pass.table?.performNow(request)) ?? false
+    gate.leave(
+      isDone ? request : nil, latency: start.duration(to: .monotonic), isDone: isDone)
+    return isDone
   }
 
   public func writeZeroes(_ sectors: Range<Sector>, mayUnmap: Bool) async throws(IOFailure) {
@@ -93,12 +114,12 @@ public final class MappedDevice: BlockDevice {
       }
     }
     let pass: RequestGate.Pass
-    if let here = gate.enterHere() {
-      pass = here
+    if let now = gate.enterNow() {
+      pass = now
     } else {
       pass = try await deferred(.blockStatus, sectors)
     }
-    defer { gate.leaveHere(pass, nil, isDone: true) }
+    defer { gate.leave(nil, latency: .zero, isDone: true) }
     let table = try table(of: pass, .blockStatus, sectors)
     return try await table.blockStatus(sectors, limit: limit)
   }
@@ -108,17 +129,17 @@ public final class MappedDevice: BlockDevice {
       return try await onLoop { () async throws(IOFailure) in try await self.perform(request) }
     }
     while true {
-      // On the loop already, and not suspended: no change of actors, which would take longer than
-      // starting the request.
+      // Not suspended: no change of actors, which would take longer than starting the request.
       let pass: RequestGate.Pass
-      if let here = gate.enterHere() {
-        pass = here
+      if let now = gate.enterNow() {
+        pass = now
       } else {
         pass = try await deferred(request.operation, request.sectors)
         if faults.contains(.dropsDeferred) {
-          return gate.leaveHere(pass, request, isDone: true)
+          return gate.leave(request, latency: .zero, isDone: true)
         }
       }
+      let start = loop.now
       do throws(IOFailure) {
         let table = try table(of: pass, request.operation, request.sectors)
         if request.isWriting, isReadOnly {
@@ -126,14 +147,14 @@ public final class MappedDevice: BlockDevice {
             request.operation, name, request.sectors, errno: .readOnlyFileSystem)
         }
         try await table.perform(request)
-        return gate.leaveHere(pass, request, isDone: true)
+        return gate.leave(request, latency: start.duration(to: loop.now), isDone: true)
       } catch {
         if error.isPushedBack {
           // Over for the table that is being replaced; the gate lets it in again after the resume.
-          gate.leaveHere(pass, nil, isDone: false)
+          gate.leave(nil, latency: .zero, isDone: false)
           continue
         }
-        gate.leaveHere(pass, request, isDone: false)
+        gate.leave(request, latency: start.duration(to: loop.now), isDone: false)
         throw IOFailure(
           request.operation, name, error.sectors ?? request.sectors, errno: error.errno,
           detail: error.device == name ? error.detail : error.description)

@@ -79,6 +79,21 @@ final class MappedTable: Sendable {
     }
   }
 
+  /// Does a read or a write that belongs to one target, if this can do it without waiting.
+  func performNow(_ request: MappedRequest) throws(IOFailure) -> Bool {
+    guard let sectors = request.sectors, !sectors.isEmpty, sectors.upperBound <= sectorCount else {
+      return false
+    }
+    let (target, part) = part(sectors)
+    guard part == sectors else { return false }
+    switch request {
+    case .read(_, let buffer): return try target.readNow(sectors, into: buffer)
+    case .write(_, let buffer, let options):
+      return try target.writeNow(sectors, from: buffer, options: options)
+    case .writeZeroes, .discard, .flush: return false
+    }
+  }
+
   /// The most parts of a request that are under way at once.
   private static let partsAtOnce = 16
 

@@ -23,6 +23,12 @@ final class ReadOnlyDevice: BlockDevice {
     try await below.read(sectors, into: buffer)
   }
 
+  func readNow(
+    _ sectors: Range<Sector>, into buffer: IOBuffer
+  ) throws(IOFailure) -> Bool {
+    try below.readNow(sectors, into: buffer)
+  }
+
   func write(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure) {

@@ -1,116 +1,148 @@
 public import BlockIO
-import SystemPackage
+import Synchronization
 
 /// Where the requests of a mapped device go in: counts those under way, keeps them out while the
 /// device is suspended, and knows the live table.
 ///
-/// An actor of the loop that is mostly used without a change of actors: whoever runs on the loop is
-/// inside.
-actor RequestGate {
-  nonisolated let loop: IOLoop
-  nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }
+/// Behind a lock, which costs less than a change of actors: requests may come from any thread.
+final class RequestGate: Sendable {
+  private struct State {
+    var table: MappedTable?
+    var isClosed = false
+    var inFlight = 0
+    var deferred = 0
+    var statistics = DeviceStatistics()
+    /// Requests that wait for the gate to open.
+    var waiting: [UnsafeContinuation<Void, Never>] = []
+    /// Those who wait for the end of all requests.
+    var draining: [UnsafeContinuation<Void, Never>] = []
+  }
 
-  private var table: MappedTable?
-  private var isClosed = false
-  private let opened = Gate()
-  private let inFlight = Quota(limit: 0)
-  private var deferred = 0
-  private var statistics = DeviceStatistics()
+  private let state = Mutex(State())
   private let faults: GateFaults
+  private let loop: IOLoop
 
   init(faults: GateFaults, on loop: IOLoop) {
     self.faults = faults
     self.loop = loop
   }
 
-  /// What a request needs to run, and what is to be noted when it is over.
+  /// What a request that is under way needs to run.
   struct Pass: Sendable {
     let table: MappedTable?
-    let start: LoopInstant
   }
 
   // MARK: Requests
 
-  /// Lets a request in, in the calling task, if it runs on the loop and hasn't to wait.
-  nonisolated func enterHere() -> Pass? {
-    assumeIsolated { gate in gate.isClosed ? nil : gate.pass() }
+  /// Lets a request in, unless it has to wait.
+  func enterNow() -> Pass? {
+    state.withLock { state in
+      guard !state.isClosed else { return nil }
+      state.inFlight += 1
+      return Pass(table: state.table)
+    }
   }
 
   /// Lets a request in, when the device isn't suspended any more.
   ///
   /// - Returns: nil: the task's patience (``SuspendedPatience``) has ended before.
   func enter() async -> Pass? {
-    if isClosed {
-      deferred += 1
-      defer { deferred -= 1 }
-      if let limit = SuspendedPatience.limit {
-        guard await isOpened(within: limit) else { return nil }
-      } else if faults.contains(.ignoresSuspend) {
-        await loop.sleep(for: .microseconds(10))
-      } else {
-        while isClosed { await opened.wait { isClosed } }
+    state.withLock { $0.deferred += 1 }
+    defer { state.withLock { $0.deferred -= 1 } }
+    if let limit = SuspendedPatience.limit { return await enter(within: limit) }
+    if faults.contains(.ignoresSuspend) {
+      await loop.sleep(for: .microseconds(10))
+      return state.withLock { state in
+        state.inFlight += 1
+        return Pass(table: state.table)
       }
     }
-    return pass()
+    while true {
+      if let pass = enterNow() { return pass }
+      await wait { state, waiter in
+        if state.isClosed { state.waiting.append(waiter) }
+        return state.isClosed
+      }
+    }
   }
 
-  private func isOpened(within limit: Duration) async -> Bool {
+  private func enter(within limit: Duration) async -> Pass? {
     let end = loop.now.advanced(by: limit)
-    while isClosed {
-      guard loop.now < end else { return false }
+    while true {
+      if let pass = enterNow() { return pass }
+      guard loop.now < end else { return nil }
       await loop.sleep(for: .milliseconds(20))
     }
-    return true
   }
 
-  private func pass() -> Pass {
-    inFlight.add(1)
-    return Pass(table: table, start: loop.now)
-  }
-
-  /// The request is over, or will be done again.
-  nonisolated func leaveHere(_ pass: Pass, _ request: MappedRequest?, isDone: Bool) {
-    assumeIsolated { gate in
-      gate.inFlight.remove(1)
-      guard let request else { return }
-      let latency = pass.start.duration(to: gate.loop.now)
-      gate.statistics.note(request, latency: latency, isDone: isDone)
+  /// The request is over, or will be done again: then it isn't counted.
+  func leave(_ request: MappedRequest?, latency: Duration, isDone: Bool) {
+    let drained = state.withLock { state in
+      if let request {
+        state.statistics.note(request, latency: latency, isDone: isDone)
+      }
+      state.inFlight -= 1
+      return state.inFlight == 0 ? take(&state.draining) : []
     }
+    for continuation in drained { continuation.resume() }
   }
 
   // MARK: The mapper's side
 
   /// Keeps requests out from now on.
-  nonisolated func closeHere() { assumeIsolated { $0.isClosed = true } }
+  func close() { state.withLock { $0.isClosed = true } }
 
   /// Lets them in again.
-  nonisolated func openHere() {
-    assumeIsolated { gate in
-      gate.isClosed = false
-      gate.opened.open()
+  func open() {
+    let waiting = state.withLock { state in
+      state.isClosed = false
+      return take(&state.waiting)
     }
+    for continuation in waiting { continuation.resume() }
   }
 
   /// Waits until nothing is under way.
-  func drain() async { await inFlight.waitForNone() }
-
-  nonisolated func setTableHere(_ table: MappedTable?) {
-    assumeIsolated { $0.table = table }
+  func drain() async {
+    while state.withLock({ $0.inFlight > 0 }) {
+      await wait { state, waiter in
+        if state.inFlight > 0 { state.draining.append(waiter) }
+        return state.inFlight > 0
+      }
+    }
   }
+
+  func setTable(_ table: MappedTable?) { state.withLock { $0.table = table } }
 
   /// Whether requests have to wait, and where they go otherwise.
-  nonisolated var stateHere: (isClosed: Bool, table: MappedTable?) {
-    assumeIsolated { ($0.isClosed, $0.table) }
+  var position: (isClosed: Bool, table: MappedTable?) {
+    state.withLock { ($0.isClosed, $0.table) }
   }
 
-  nonisolated var statisticsHere: DeviceStatistics {
-    assumeIsolated { gate in
-      var statistics = gate.statistics
-      statistics.inFlight = gate.inFlight.count
-      statistics.deferred = gate.deferred
+  var statistics: DeviceStatistics {
+    state.withLock { state in
+      var statistics = state.statistics
+      statistics.inFlight = state.inFlight
+      statistics.deferred = state.deferred
       return statistics
     }
   }
+
+  // MARK: Waiting
+
+  private typealias Waiter = UnsafeContinuation<Void, Never>
+
+  /// Suspends if `enqueue` has put the waiter into a queue; it says whether it has.
+  private func wait(_ enqueue: (inout State, Waiter) -> Bool) async {
+    await withUnsafeContinuation { waiter in
+      if !state.withLock({ enqueue(&$0, waiter) }) { waiter.resume() }
+    }
+  }
+}
+
+/// Empties a queue.
+private func take<T>(_ queue: inout [T]) -> [T] {
+  defer { queue = [] }
+  return queue
 }
 
 /// For how long requests of a task wait for a suspended device: without end, but for those of a verb,

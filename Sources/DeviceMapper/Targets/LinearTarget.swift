@@ -35,6 +35,18 @@ public final class LinearTarget: Target {
     try await mapping.write(sectors, from: buffer, options: options)
   }
 
+  public func readNow(
+    _ sectors: Range<Sector>, into buffer: IOBuffer
+  ) throws(IOFailure) -> Bool {
+    try mapping.device.readNow(mapping.below(sectors), into: buffer)
+  }
+
+  public func writeNow(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
+  ) throws(IOFailure) -> Bool {
+    try mapping.device.writeNow(mapping.below(sectors), from: buffer, options: options)
+  }
+
   public func writeZeroes(_ sectors: Range<Sector>, mayUnmap: Bool) async throws(IOFailure) {
     try await mapping.writeZeroes(sectors, mayUnmap: mayUnmap)
   }

@@ -2,7 +2,7 @@ public import BlockIO
 
 /// What a line of a table is made into: takes the requests for its sectors.
 ///
-/// Requests come on the mapped device's loop, in that device's sectors and within ``sectors``, any
+/// Requests come on the mapped device's loop (but for those that needn't wait), in that device's sectors and within ``sectors``, any
 /// number at once. Failures name the mapped device's sectors; one for which
 /// ``IOFailure/isPushedBack`` holds has the request done again after the next resume.
 public protocol Target: AnyObject, Sendable {
@@ -22,6 +22,12 @@ public protocol Target: AnyObject, Sendable {
   func write(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure)
+  /// Reads without waiting, from any thread; as ``BlockDevice/readNow(_:into:)``.
+  func readNow(_ sectors: Range<Sector>, into buffer: IOBuffer) throws(IOFailure) -> Bool
+  /// Writes without waiting, from any thread; as ``BlockDevice/writeNow(_:from:options:)``.
+  func writeNow(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
+  ) throws(IOFailure) -> Bool
   /// Makes sectors read as zeros.
   func writeZeroes(_ sectors: Range<Sector>, mayUnmap: Bool) async throws(IOFailure)
   /// Gives sectors up.
@@ -60,6 +66,12 @@ extension Target {
   public var wantsFlush: Bool { true }
   public var figures: TargetFigures? { get async { nil } }
   public func status(_ labels: DeviceLabels) async -> String { "" }
+  public func readNow(
+    _ sectors: Range<Sector>, into buffer: IOBuffer
+  ) throws(IOFailure) -> Bool { false }
+  public func writeNow(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
+  ) throws(IOFailure) -> Bool { false }
   public func message(_ words: [String]) async throws(DeviceMapperError) -> String? {
     throw DeviceMapperError(.message, "the target takes no messages")
   }

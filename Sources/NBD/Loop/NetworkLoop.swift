@@ -2,6 +2,7 @@ public import BlockIO
 public import Logging
 public import NIOCore
 import NIOPosix
+import Synchronization
 import SystemPackage
 
 /// One thread that runs network and disk: a NIO event loop that hosts an ``IOLoop``.
@@ -10,22 +11,31 @@ import SystemPackage
 /// a hand-over costs more than all the rest. Here a channel handler is on the I/O loop, too: it may
 /// start a request there and then, and one for which nothing has to be waited for ends before the
 /// call returns.
+///
+/// It may have helpers: further threads of the same kind for connections, without devices.
 public final class NetworkLoop: Sendable {
   /// The network's side.
-  public let eventLoop: any EventLoop
+  public var eventLoop: any EventLoop { members[0].eventLoop }
   /// The disk's side: executor of tasks and actors, place of devices.
-  public let ioLoop: IOLoop
+  public var ioLoop: IOLoop { members[0].ioLoop }
 
-  private let group: MultiThreadedEventLoopGroup
-  private let passes: NIOLoopBound<Passes>
+  /// All threads; NIO deals them out to new connections in turns.
+  let group: MultiThreadedEventLoopGroup
+  /// This one, then the helpers, in the order of turns.
+  private let members: [Member]
+  /// How many connections each has.
+  private let counts: Mutex<[Int]>
 
-  private init(
-    _ group: MultiThreadedEventLoopGroup, _ ioLoop: IOLoop, _ passes: NIOLoopBound<Passes>
-  ) {
+  private struct Member {
+    let eventLoop: any EventLoop
+    let ioLoop: IOLoop
+    let passes: NIOLoopBound<Passes>
+  }
+
+  private init(_ group: MultiThreadedEventLoopGroup, _ members: [Member]) {
     self.group = group
-    self.ioLoop = ioLoop
-    self.passes = passes
-    eventLoop = group.next()
+    self.members = members
+    counts = Mutex(members.map { _ in 0 })
   }
 
   /// Starts the thread. It runs until ``stop()``.
@@ -34,26 +44,24 @@ public final class NetworkLoop: Sendable {
   ///   - backend: which backend transfers go through; `auto` falls back to threads where io_uring
   ///     is refused.
   ///   - transferThreads: how many threads copy within the page cache.
+  ///   - helpers: how many further threads serve connections.
   ///   - logger: where the choice of the backend is reported.
   /// - Throws: when the backend that was insisted on is not to be had.
   public static func start(
-    backend: BackendChoice = .auto, transferThreads: Int = 2,
+    backend: BackendChoice = .auto, transferThreads: Int = 2, helpers: Int = 0,
     logger: Logger = Logger(label: "kcopyd")
   ) async throws(IOFailure) -> NetworkLoop {
-    let group = MultiThreadedEventLoopGroup(numberOfThreads: 1)
-    let eventLoop = group.next()
+    let group = MultiThreadedEventLoopGroup(numberOfThreads: 1 + helpers)
     do {
-      let (ioLoop, event, passes) = try await eventLoop.submit {
-        let passes = Passes(eventLoop)
-        let bound = NIOLoopBound(passes, eventLoop: eventLoop)
-        let host = LoopHost { eventLoop.execute { bound.value.run() } }
-        let ioLoop = try IOLoop.hosted(
-          backend: backend, transferThreads: transferThreads, logger: logger, by: host)
-        passes.loop = ioLoop
-        return (ioLoop, try ioLoop.completionEvent?.duplicate(), bound)
-      }.get()
-      if let event { try await watch(event, passes, on: group) }
-      return NetworkLoop(group, ioLoop, passes)
+      var members: [Member] = []
+      for eventLoop in group.makeIterator() {
+        // Helpers have no devices, and so no transfers.
+        members.append(
+          try await member(
+            on: eventLoop, backend: members.isEmpty ? backend : .threads,
+            transferThreads: transferThreads, logger: logger))
+      }
+      return NetworkLoop(group, members)
     } catch {
       try? await group.shutdownGracefully()
       throw (error as? IOFailure)
@@ -61,13 +69,29 @@ public final class NetworkLoop: Sendable {
     }
   }
 
+  private static func member(
+    on eventLoop: any EventLoop, backend: BackendChoice, transferThreads: Int, logger: Logger
+  ) async throws -> Member {
+    let (ioLoop, event, passes) = try await eventLoop.submit {
+      let passes = Passes(eventLoop)
+      let bound = NIOLoopBound(passes, eventLoop: eventLoop)
+      let host = LoopHost { eventLoop.execute { bound.value.run() } }
+      let ioLoop = try IOLoop.hosted(
+        backend: backend, transferThreads: transferThreads, logger: logger, by: host)
+      passes.loop = ioLoop
+      return (ioLoop, try ioLoop.completionEvent?.duplicate(), bound)
+    }.get()
+    if let event { try await watch(event, passes, on: eventLoop) }
+    return Member(eventLoop: eventLoop, ioLoop: ioLoop, passes: passes)
+  }
+
   /// Has completed transfers lead to a pass: their event is one more thing to read from.
   private static func watch(
     _ event: SystemPackage.FileDescriptor, _ passes: NIOLoopBound<Passes>,
-    on group: MultiThreadedEventLoopGroup
+    on eventLoop: any EventLoop
   ) async throws {
     do {
-      let channel = try await NIOPipeBootstrap(group: group)
+      let channel = try await NIOPipeBootstrap(group: eventLoop)
         .channelOption(.maxMessagesPerRead, value: 1)
         .channelOption(.recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: 16))
         .channelInitializer { channel in
@@ -83,13 +107,37 @@ public final class NetworkLoop: Sendable {
     }
   }
 
+  // MARK: Connections
+
+  /// The loop of the thread that a connection has been dealt.
+  func ioLoop(of eventLoop: any EventLoop) -> IOLoop {
+    members.first { $0.eventLoop === eventLoop }?.ioLoop ?? ioLoop
+  }
+
+  /// Connections have come to a loop, or left it: the next one goes to where there are the fewest,
+  /// and rather to the devices than to a helper.
+  func note(_ change: Int, on loop: IOLoop) {
+    guard members.count > 1 else { return }
+    counts.withLock { counts in
+      guard let index = members.firstIndex(where: { $0.ioLoop === loop }) else { return }
+      counts[index] += change
+      let fewest = counts.indices.min { counts[$0] < counts[$1] } ?? 0
+      let before = members[(fewest + members.count - 1) % members.count].eventLoop
+      // As long as it takes in a round of turns: others take turns here, too.
+      for _ in members.indices where group.next() === before { break }
+    }
+  }
+
+  // MARK: Ending
+
   /// Ends the thread when the work at hand is done. Nothing may be under way or come after it.
   public func stop() async {
-    ioLoop.stop()
-    let passes = passes
-    let hasEnded = eventLoop.makePromise(of: Void.self)
-    eventLoop.execute { passes.value.whenEnded(hasEnded) }
-    try? await hasEnded.futureResult.get()
+    for member in members {
+      member.ioLoop.stop()
+      let hasEnded = member.eventLoop.makePromise(of: Void.self)
+      member.eventLoop.execute { member.passes.value.whenEnded(hasEnded) }
+      try? await hasEnded.futureResult.get()
+    }
     try? await group.shutdownGracefully()
   }
 }

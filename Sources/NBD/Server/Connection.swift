@@ -53,10 +53,10 @@ actor Connection {
 
   nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }
 
-  init(_ channel: any Channel, _ server: NBDServer, peer: String) {
+  init(_ channel: any Channel, _ server: NBDServer, peer: String, on loop: IOLoop) {
     self.channel = channel
     self.server = server
-    loop = server.network.ioLoop
+    self.loop = loop
     logger = server.logger
     logger[metadataKey: "peer"] = "\(peer)"
     let tls = server.tls
@@ -138,7 +138,7 @@ actor Connection {
 
   func forget() {
     idle.open()
-    server.assumeIsolated { $0.forget(self) }
+    server.forget(self)
   }
 
   /// Closes at once, without another word.
@@ -190,12 +190,6 @@ actor Connection {
     isLate.cancel()
   }
 
-  /// Whether the connection uses that export.
-  func uses(_ export: Export) -> Bool {
-    if case .transmitting(_, let used) = phase { return used === export }
-    return false
-  }
-
   /// Looks now and then whether the client has stalled, as long as there is one.
   private func watch(from start: LoopInstant) {
     Task.immediate {
@@ -226,7 +220,7 @@ actor Connection {
 
   private func negotiate(_ bytes: ByteBuffer) {
     guard case .negotiating(var negotiation) = phase else { return }
-    let actions = negotiation.receive(bytes, server.assumeIsolated { $0.catalogue })
+    let actions = negotiation.receive(bytes, server.catalogue)
     phase = .negotiating(negotiation)
     for action in actions {
       switch action {
@@ -257,7 +251,7 @@ actor Connection {
   }
 
   private func transmit(_ agreement: Agreement, rest: ByteBuffer) {
-    guard let export = server.assumeIsolated({ $0.export(named: agreement.export) }) else {
+    guard let export = server.registry.export(named: agreement.export, for: self) else {
       return close("the export '\(agreement.export)' has gone")
     }
     phase = .transmitting(agreement, export)

@@ -1,3 +1,4 @@
+import BlockIO
 import NIOCore
 import NIOTLS
 
@@ -11,39 +12,46 @@ final class ConnectionHandler: ChannelDuplexHandler {
 
   init(_ connection: Connection) { self.connection = connection }
 
+  /// Calls the connection, as long as its loop runs: the channel's, which hosts it, ends a little later
+  /// and may have something to tell even then.
+  @discardableResult
+  private func tell<R: Sendable>(_ body: (isolated Connection) -> R) -> R? {
+    connection.loop.isCurrent ? connection.assumeIsolated(body) : nil
+  }
+
   func channelActive(context: ChannelHandlerContext) {
-    connection.assumeIsolated { $0.begin() }
+    tell { $0.begin() }
   }
 
   func channelRead(context: ChannelHandlerContext, data: NIOAny) {
     let bytes = unwrapInboundIn(data)
-    connection.assumeIsolated { $0.receive(bytes) }
+    tell { $0.receive(bytes) }
   }
 
   func channelReadComplete(context: ChannelHandlerContext) {
-    connection.assumeIsolated { $0.receivedAll() }
+    tell { $0.receivedAll() }
   }
 
   func read(context: ChannelHandlerContext) {
-    if connection.assumeIsolated({ $0.mayRead() }) { context.read() }
+    if tell({ $0.mayRead() }) == true { context.read() }
   }
 
   func channelWritabilityChanged(context: ChannelHandlerContext) {
-    connection.assumeIsolated { $0.writabilityChanged() }
+    tell { $0.writabilityChanged() }
   }
 
   func userInboundEventTriggered(context: ChannelHandlerContext, event: Any) {
     if case .handshakeCompleted? = event as? TLSUserEvent {
-      connection.assumeIsolated { $0.becameSecure() }
+      tell { $0.becameSecure() }
     }
     context.fireUserInboundEventTriggered(event)
   }
 
   func channelInactive(context: ChannelHandlerContext) {
-    connection.assumeIsolated { $0.ended() }
+    tell { $0.ended() }
   }
 
   func errorCaught(context: ChannelHandlerContext, error: any Error) {
-    connection.assumeIsolated { $0.failed(error) }
+    tell { $0.failed(error) }
   }
 }

@@ -50,7 +50,8 @@ extension Connection {
       start(request, data, agreement, export)
       data = ReceivedData()
     }
-    if input.readableBytes == 0 { input.clear() } else { input.discardReadBytes() }
+    // Not `clear()`: what was received into is NIO's, too, which wants to use it again.
+    if input.readableBytes == 0 { input = ByteBuffer() } else { input.discardReadBytes() }
     let isPartThere = begun != nil || (input.readableBytes > 0 && !isSaturated)
     partSince = isPartThere ? (hasStarted ? loop.now : partSince ?? loop.now) : nil
   }
@@ -98,7 +99,7 @@ extension Connection {
 
   private func giveBack(_ weight: Int) {
     bytesInFlight -= weight
-    if server.budget.giveBack(weight) { server.assumeIsolated { $0.resumeAll() } }
+    if server.budget.giveBack(weight) { server.resumeAll() }
   }
 
   /// The client has taken its answers, or never will.
@@ -110,7 +111,7 @@ extension Connection {
 
   /// Nothing of what has come will be looked at.
   func dropInput() {
-    input.clear()
+    input = ByteBuffer()
     partSince = nil
     guard let request = begun else { return }
     begun = nil
@@ -124,14 +125,28 @@ extension Connection {
     inFlight += 1
     export.counters.begin()
     let began = loop.now
-    Task.immediate(executorPreference: loop) {
-      let hasFailed = await self.serve(request, data, agreement, export)
-      let nanoseconds = UInt64(max(0, began.duration(to: self.loop.now).nanoseconds))
-      export.counters.end(
-        request.kind, bytes: UInt64(request.length), nanoseconds: nanoseconds,
-        hasFailed: hasFailed)
-      self.end(self.weight(of: request))
+    let answers = AnswerWriter(cookie: request.cookie, isStructured: agreement.isStructured)
+    if let (error, reason) = export.refusal(of: request, agreement, limits) {
+      answer { answers.write(error, reason, to: &$0) }
+      return end(request, export, began, hasFailed: true)
     }
+    if serveNow(request, data, answers, export) {
+      return end(request, export, began, hasFailed: false)
+    }
+    // What the device starts is to run where it is; only the answer is this connection's.
+    Task.immediate(executorPreference: export.loop) {
+      let hasFailed = await self.serve(request, data, answers, export)
+      self.end(request, export, began, hasFailed: hasFailed)
+    }
+  }
+
+  private func end(
+    _ request: RequestHeader, _ export: Export, _ began: LoopInstant, hasFailed: Bool
+  ) {
+    let nanoseconds = UInt64(max(0, began.duration(to: loop.now).nanoseconds))
+    export.counters.end(
+      request.kind, bytes: UInt64(request.length), nanoseconds: nanoseconds, hasFailed: hasFailed)
+    end(weight(of: request))
   }
 
   private func end(_ weight: Int) {
@@ -148,15 +163,36 @@ extension Connection {
     }
   }
 
+  /// Does a request and answers it, if nothing has to be waited for: without a task, and without
+  /// leaving this thread, wherever the device is.
+  private func serveNow(
+    _ request: RequestHeader, _ data: ReceivedData, _ answers: AnswerWriter, _ export: Export
+  ) -> Bool {
+    switch request.command {
+    case .read where request.length >= Self.copiedAnswer:
+      guard let content = export.readNow(request.bytes) else { return false }
+      answer(with: content) { answers.writeReadHead(request, to: &$0) }
+    case .read:
+      let start = output.writerIndex
+      answers.writeReadHead(request, to: &output)
+      guard export.readNow(request.bytes, appendingTo: &output) else {
+        output.moveWriterIndex(to: start)
+        return false
+      }
+      sendFullOutput()
+    case .write:
+      let isDurable = request.flags.contains(.fua)
+      guard export.writeNow(data, at: request.offset, isDurable: isDurable) else { return false }
+      answer { answers.writeDone(to: &$0) }
+    default: return false
+    }
+    return true
+  }
+
   /// Does a request and answers it; true if it failed.
   private func serve(
-    _ request: RequestHeader, _ data: ReceivedData, _ agreement: Agreement, _ export: Export
+    _ request: RequestHeader, _ data: ReceivedData, _ answers: AnswerWriter, _ export: Export
   ) async -> Bool {
-    let answers = AnswerWriter(cookie: request.cookie, isStructured: agreement.isStructured)
-    if let (error, reason) = export.refusal(of: request, agreement, limits) {
-      answer { answers.write(error, reason, to: &$0) }
-      return true
-    }
     do throws(IOFailure) {
       let bytes = request.bytes
       let isDurable = request.flags.contains(.fua)
@@ -210,6 +246,8 @@ extension Connection {
   /// More than that is sent at once. It has to be sent rather than only handed over: with TLS the
   /// channel counts as writable until then.
   private static let outputLimit = 256 << 10
+  /// As much memory is kept for the next answers.
+  private static let keptOutput = 64 << 10
   /// Smaller contents are copied behind the other answers: that costs less than a buffer more.
   private static let copiedAnswer = 32 << 10
 
@@ -217,6 +255,10 @@ extension Connection {
   private func answer(_ write: (inout ByteBuffer) -> Void) {
     if case .closed = phase { return }
     write(&output)
+    sendFullOutput()
+  }
+
+  private func sendFullOutput() {
     if output.readableBytes >= Self.outputLimit { sendOutput() }
   }
 
@@ -232,7 +274,9 @@ extension Connection {
   private func planFlush() {
     guard output.readableBytes > 0, !isReceiving, !isFlushPlanned else { return }
     isFlushPlanned = true
-    channel.eventLoop.execute { self.assumeIsolated { $0.flushOutput() } }
+    channel.eventLoop.execute {
+      if self.loop.isCurrent { self.assumeIsolated { $0.flushOutput() } }
+    }
   }
 
   func flushOutput() {
@@ -243,7 +287,12 @@ extension Connection {
   private func sendOutput() {
     guard output.readableBytes > 0 else { return }
     channel.writeAndFlush(output, promise: nil)
-    output = ByteBuffer()
+    renewOutput()
+  }
+
+  /// Most often all has been taken by now, and the same memory does for the next answers.
+  private func renewOutput() {
+    if output.capacity <= Self.keptOutput { output.clear() } else { output = ByteBuffer() }
   }
 }
 

@@ -18,14 +18,16 @@ public actor Export {
   /// What has been done for clients.
   public nonisolated let counters = ExportCounters()
 
-  private nonisolated let loop: IOLoop
-  private let pool: PagePool
-  /// Writes under way, and those of them that nobody else may write beside.
-  private let writes = TrackedRequests()
-  private let exclusive = TrackedRequests()
+  /// Where the device is.
+  nonisolated let loop: IOLoop
+  private nonisolated let pool: PagePool
+  private nonisolated let turns = WriteTurns()
 
   /// More than that is done in pieces: bounds the memory, whatever clients ask for.
   static let pieceBytes: UInt64 = 1 << 20
+
+  /// Parts of a write are cut at multiples of that, so that no page of a cache is written in two.
+  private static let block = 4096
 
   /// An export.
   ///
@@ -73,12 +75,12 @@ public actor Export {
   // MARK: Bytes and sectors
 
   /// The sectors that hold these bytes.
-  private func cover(_ bytes: Range<UInt64>) -> Range<Sector> {
+  private nonisolated func cover(_ bytes: Range<UInt64>) -> Range<Sector> {
     Sector(bytes.lowerBound / Sector.byteCount)..<Sector(holding: bytes.upperBound)
   }
 
   /// Whether these are whole sectors, the device's last one counted as whole.
-  private func isWhole(_ bytes: Range<UInt64>) -> Bool {
+  private nonisolated func isWhole(_ bytes: Range<UInt64>) -> Bool {
     bytes.lowerBound % Sector.byteCount == 0
       && (bytes.upperBound % Sector.byteCount == 0 || bytes.upperBound == device.byteCount)
   }
@@ -93,6 +95,50 @@ public actor Export {
       let end = min(bytes.upperBound, (start / Self.pieceBytes + 1) * Self.pieceBytes)
       try await body(start..<end)
       start = end
+    }
+  }
+
+  // MARK: Without waiting
+
+  /// Whether these begin and end with sectors, and are there.
+  private nonisolated func isAligned(_ bytes: Range<UInt64>) -> Bool {
+    bytes.lowerBound % Sector.byteCount == 0 && bytes.upperBound % Sector.byteCount == 0
+  }
+
+  /// Reads bytes and appends them to `output`, or does nothing if that would take waiting, more
+  /// than reading, or fail. From any thread; so the following.
+  nonisolated func readNow(_ bytes: Range<UInt64>, appendingTo output: inout ByteBuffer) -> Bool {
+    guard isAligned(bytes) else { return false }
+    return output.append(sectorBytes: bytes.count) {
+      // What fails is done again, too: that way round it is told and logged.
+      (try? device.readNow(cover(bytes), into: $0)) ?? false
+    }
+  }
+
+  /// Reads bytes into memory that can be sent as it is.
+  nonisolated func readNow(_ bytes: Range<UInt64>) -> ByteBuffer? {
+    guard isAligned(bytes), bytes.count <= Self.pieceBytes else { return nil }
+    let memory = AnswerMemory(byteCount: bytes.count)
+    let isDone = (try? device.readNow(cover(bytes), into: memory.buffer)) ?? false
+    return isDone ? memory.take() : nil
+  }
+
+  /// Writes `data` from the byte `start` on; if not, it is to be done again.
+  nonisolated func writeNow(
+    _ data: ReceivedData, at start: UInt64, isDurable: Bool
+  ) -> Bool {
+    let bytes = start..<start + UInt64(data.count)
+    guard isAligned(bytes), bytes.count <= Self.pieceBytes else { return false }
+    let sectors = cover(bytes)
+    guard let turn = turns.tryBegin(sectors, isExclusive: false) else { return false }
+    defer { turns.end(turn) }
+    let options: WriteOptions = isDurable ? .durable : []
+    return data.inBlocks(of: Self.block) { part, offset in
+      let first = sectors.lowerBound + Sector(UInt64(offset) / Sector.byteCount)
+      return part.withSectors { buffer in
+        let sectors = first..<first + buffer.sectorCount
+        return (try? device.writeNow(sectors, from: buffer, options: options)) ?? false
+      }
     }
   }
 
@@ -124,9 +170,7 @@ public actor Export {
 
   /// Reads whole sectors into memory that can be sent as it is; nil for bytes that aren't.
   func readWhole(_ bytes: Range<UInt64>) async throws(IOFailure) -> ByteBuffer? {
-    guard bytes.lowerBound % Sector.byteCount == 0, bytes.upperBound % Sector.byteCount == 0 else {
-      return nil
-    }
+    guard isAligned(bytes) else { return nil }
     let memory = AnswerMemory(byteCount: bytes.count)
     let first = cover(bytes).lowerBound
     var done = Sector.zero
@@ -170,8 +214,8 @@ public actor Export {
     let isWhole = isWhole(piece)
     let pages = await pool.take(PagePool.pages(holding: sectors.length))
     let buffer = pages.buffer.slice(.zero, sectors.length)
-    let turn = await begin(sectors, isExclusive: !isWhole)
-    defer { end(turn) }
+    let turn = await turns.begin(sectors, isExclusive: !isWhole)
+    defer { turns.end(turn) }
     if isWhole {
       // Behind the end of a device that ends within a sector.
       if piece.count < buffer.byteCount { buffer.clear(piece.count..<buffer.byteCount) }
@@ -201,8 +245,8 @@ public actor Export {
     }
     if !whole.isEmpty {
       let sectors = cover(whole)
-      let turn = await begin(sectors, isExclusive: false)
-      defer { end(turn) }
+      let turn = await turns.begin(sectors, isExclusive: false)
+      defer { turns.end(turn) }
       try await device.writeZeroes(sectors, mayUnmap: mayUnmap)
     }
     if isDurable { try await device.flush() }
@@ -218,8 +262,8 @@ public actor Export {
         bytes.upperBound == device.byteCount
           ? Sector(holding: bytes.upperBound) : Sector(bytes.upperBound / Sector.byteCount))
     if !sectors.isEmpty, device.limits.supportsDiscard {
-      let turn = await begin(sectors, isExclusive: false)
-      defer { end(turn) }
+      let turn = await turns.begin(sectors, isExclusive: false)
+      defer { turns.end(turn) }
       try await device.discard(sectors)
     }
     if isDurable { try await device.flush() }
@@ -227,29 +271,6 @@ public actor Export {
 
   /// Makes durable whatever has been written.
   func flush() async throws(IOFailure) { try await device.flush() }
-
-  private struct Turn {
-    let number: UInt64
-    let isExclusive: Bool
-  }
-
-  private func begin(_ sectors: Range<Sector>, isExclusive: Bool) async -> Turn {
-    while true {
-      if !exclusive.isClear(of: sectors) {
-        await exclusive.drain(sectors)
-      } else if isExclusive, !writes.isClear(of: sectors) {
-        await writes.drain(sectors)
-      } else {
-        break
-      }
-    }
-    let number = isExclusive ? exclusive.begin(sectors) : writes.begin(sectors)
-    return Turn(number: number, isExclusive: isExclusive)
-  }
-
-  private func end(_ turn: Turn) {
-    if turn.isExclusive { exclusive.end(turn.number) } else { writes.end(turn.number) }
-  }
 
   // MARK: Extents
 

@@ -31,10 +31,13 @@ public struct ServerError: Error, Hashable, Sendable, CustomStringConvertible {
 /// Serves block devices by the NBD protocol: fixed newstyle, structured replies, `base:allocation`,
 /// TLS.
 ///
+/// Connections are spread over the network's threads. What a device can do without waiting is done
+/// on the connection's thread, everything else where the device is.
+///
 /// A request is answered when it is done, not before. A flush covers everything that was answered
 /// before it came, on whatever connection.
 public actor NBDServer {
-  /// The thread it all runs on.
+  /// The threads it runs on; devices are on the first one's loop.
   public nonisolated let network: NetworkLoop
   /// The bounds.
   public nonisolated let limits: ServerLimits
@@ -42,12 +45,9 @@ public actor NBDServer {
   nonisolated let tls: ServerTLS?
   nonisolated let logger: Logger
   nonisolated let budget: ByteQuota
+  nonisolated let registry = ServerRegistry()
   private let pool: PagePool
-
-  private var exports: [String: Export] = [:]
-  private var connections: [ObjectIdentifier: Connection] = [:]
   private var listeners: [any Channel] = []
-  private var isShutDown = false
 
   public nonisolated var unownedExecutor: UnownedSerialExecutor {
     network.ioLoop.asUnownedSerialExecutor()
@@ -56,7 +56,7 @@ public actor NBDServer {
   /// A server without exports, listening nowhere yet.
   ///
   /// - Parameters:
-  ///   - network: the thread it runs on, and its devices.
+  ///   - network: the threads it runs on; its devices are on the first one.
   ///   - limits: the bounds within which it serves.
   ///   - tls: its certificate; nil: in plain only.
   ///   - reserveBytes: memory for what is on its way between clients and devices; pieces of 1 MiB
@@ -90,39 +90,33 @@ public actor NBDServer {
   public func export(
     _ device: any BlockDevice, as name: String, summary: String = "", isReadOnly: Bool = false
   ) throws(ServerError) -> Export {
-    guard !isShutDown else { throw ServerError("the server is shutting down") }
     guard name.utf8.count <= WireLimits.name else {
       throw ServerError("the name of an export has at most \(WireLimits.name) bytes")
     }
-    guard exports[name] == nil else { throw ServerError("there is an export '\(name)' already") }
     let export = Export(
       name, device, summary: String(summary.prefix(1000)), isReadOnly: isReadOnly, pool: pool,
       on: network.ioLoop)
-    exports[name] = export
+    try registry.add(export)
     return export
   }
 
   /// Takes an export away: new clients don't find it, those there are answered what they have asked
   /// for, and disconnected.
   public func remove(_ export: Export) async {
-    if exports[export.name] === export { exports[export.name] = nil }
-    await drain { $0.assumeIsolated { $0.uses(export) } }
+    registry.remove(export)
+    await drain(registry.connections(to: export))
   }
 
   /// The exports by name.
-  public var exportNames: [String] { exports.keys.sorted() }
+  public var exportNames: [String] { registry.exports.keys.sorted() }
 
   /// How many clients use an export.
   public func connectionCount(of export: Export) -> Int {
-    connections.values.count { $0.assumeIsolated { $0.uses(export) } }
+    registry.connections(to: export).count
   }
 
-  func export(named name: String) -> Export? {
-    exports[name] ?? (name.isEmpty && exports.count == 1 ? exports.values.first : nil)
-  }
-
-  var catalogue: ServerNegotiation.Catalogue {
-    .init(exports: exports.mapValues { $0.offer(maximum: limits.request) })
+  nonisolated var catalogue: ServerNegotiation.Catalogue {
+    .init(exports: registry.exports.mapValues { $0.offer(maximum: limits.request) })
   }
 
   // MARK: Listening
@@ -175,7 +169,7 @@ public actor NBDServer {
   }
 
   private var bootstrap: ServerBootstrap {
-    ServerBootstrap(group: network.eventLoop)
+    ServerBootstrap(group: network.eventLoop, childGroup: network.group)
       .serverChannelOption(.backlog, value: 128)
       .childChannelOption(.maxMessagesPerRead, value: 4)
       .childChannelOption(
@@ -186,19 +180,14 @@ public actor NBDServer {
         .writeBufferWaterMark, value: .init(low: 1 << 20, high: 4 << 20)
       )
       .childChannelInitializer { channel in
-        channel.eventLoop.makeCompletedFuture { try self.assumeIsolated { try $0.accept(channel) } }
+        channel.eventLoop.makeCompletedFuture { try self.accept(channel) }
       }
   }
 
-  private func accept(_ channel: any Channel) throws {
+  /// On the channel's thread.
+  private nonisolated func accept(_ channel: any Channel) throws {
     let peer = channel.remoteAddress.flatMap { address in
       address.ipAddress.map { "\($0):\(address.port ?? 0)" }
-    }
-    guard connections.count < limits.connections, !isShutDown else {
-      logger.notice(
-        "connection refused: there are \(connections.count)",
-        metadata: ["peer": "\(peer ?? "unix")"])
-      throw ChannelError.inappropriateOperationForState
     }
     if peer == nil {
       // As much as the system allows: an answer of 256 KiB in one piece. TCP finds its own size.
@@ -206,27 +195,37 @@ public actor NBDServer {
     } else {
       try channel.syncOptions?.setOption(.tcpOption(.tcp_nodelay), value: 1)
     }
-    let connection = Connection(channel, self, peer: peer ?? "unix")
-    connections[ObjectIdentifier(connection)] = connection
+    let connection = Connection(
+      channel, self, peer: peer ?? "unix", on: network.ioLoop(of: channel.eventLoop))
+    if let count = registry.add(connection, limit: limits.connections) {
+      logger.notice(
+        "connection refused: there are \(count)", metadata: ["peer": "\(peer ?? "unix")"])
+      throw ChannelError.inappropriateOperationForState
+    }
+    network.note(1, on: connection.loop)
     try channel.pipeline.syncOperations.addHandler(ConnectionHandler(connection))
   }
 
   // MARK: Connections
 
-  func forget(_ connection: Connection) {
-    connections[ObjectIdentifier(connection)] = nil
+  nonisolated func forget(_ connection: Connection) {
+    registry.remove(connection)
+    network.note(-1, on: connection.loop)
   }
 
   /// There is room for requests again.
-  func resumeAll() {
-    for connection in connections.values { connection.assumeIsolated { $0.resume() } }
+  nonisolated func resumeAll() {
+    for connection in registry.connections() {
+      connection.channel.eventLoop.execute {
+        if connection.loop.isCurrent { connection.assumeIsolated { $0.resume() } }
+      }
+    }
   }
 
-  private func drain(_ isMeant: (Connection) -> Bool) async {
-    let leaving = connections.values.filter(isMeant)
+  private func drain(_ leaving: [Connection]) async {
     await withDiscardingTaskGroup { group in
       for connection in leaving {
-        group.addTask(executorPreference: network.ioLoop) { [limits] in
+        group.addTask(executorPreference: connection.loop) { [limits] in
           await connection.drain(atMost: limits.drain)
         }
       }
@@ -235,12 +234,11 @@ public actor NBDServer {
 
   /// Takes no client any more, answers what has been asked for, and disconnects everyone.
   public func shutDown() async {
-    isShutDown = true
-    exports = [:]
+    registry.close()
     let closing = listeners
     listeners = []
     for listener in closing { try? await listener.close().get() }
-    await drain { _ in true }
+    await drain(registry.connections())
   }
 }
 

@@ -27,6 +27,34 @@ struct ReceivedData {
     return count == wanted
   }
 
+  /// Calls `body` with all of it in order, in parts of whole blocks, the last one excepted: as they
+  /// were received, and put together only where two pieces meet within a block.
+  ///
+  /// - Parameter body: gets a part and where it begins; false ends it all.
+  /// - Returns: whether there was no false.
+  func inBlocks(of block: Int, _ body: (ByteBuffer, Int) -> Bool) -> Bool {
+    var start = 0
+    var begun = ByteBuffer()
+    for var piece in pieces {
+      if begun.readableBytes > 0 {
+        let missing = min(block - begun.readableBytes, piece.readableBytes)
+        if var rest = piece.readSlice(length: missing) { begun.writeBuffer(&rest) }
+        guard begun.readableBytes == block else { continue }
+        guard body(begun, start) else { return false }
+        start += block
+        begun.clear()
+      }
+      if let whole = piece.readSlice(length: piece.readableBytes / block * block),
+        whole.readableBytes > 0
+      {
+        guard body(whole, start) else { return false }
+        start += whole.readableBytes
+      }
+      begun.writeBuffer(&piece)
+    }
+    return begun.readableBytes == 0 || body(begun, start)
+  }
+
   /// Puts the bytes of `range` into `buffer`, from a byte offset on.
   func store(_ range: Range<Int>, into buffer: IOBuffer, at offset: Int) {
     var start = 0

@@ -89,7 +89,7 @@ import Testing
             }
           }
           await device.waitForWrite()
-          let export = try #require(await test.server.export(named: "held"))
+          let export = try #require(test.server.registry.exports["held"])
           // What the witness asks for comes after what was there before.
           for _ in 0..<10 { try await witness.isServed() }
           #expect(export.counters.inFlight == 8)

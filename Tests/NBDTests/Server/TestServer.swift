@@ -19,7 +19,7 @@ struct TestServer {
     _ devices: [String: any BlockDevice], isReadOnly: Bool = false,
     _ body: (TestServer) async throws -> Void
   ) async throws {
-    let network = try await NetworkLoop.start(logger: .silent)
+    let network = try await NetworkLoop.start(helpers: 1, logger: .silent)
     let folder = FileManager.default.temporaryDirectory
       .appendingPathComponent("kcopyd-nbd-\(UInt32.random(in: 0 ... .max))")
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)

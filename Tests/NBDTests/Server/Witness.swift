@@ -61,7 +61,7 @@ func numberedDisk(_ sectors: Sector = 2048) -> MemoryDevice {
 extension TestServer {
   /// Waits, however long it takes, until so many clients use the export 'disk'.
   func waitForClients(_ count: Int) async throws {
-    let export = try #require(await server.export(named: "disk"))
+    let export = try #require(server.registry.exports["disk"])
     while await server.connectionCount(of: export) != count {
       try await Task.sleep(for: .milliseconds(5))
     }

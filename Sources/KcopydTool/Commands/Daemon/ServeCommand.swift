@@ -36,6 +36,9 @@ struct ServeCommand: AsyncParsableCommand {
   @Option(help: "Serve NBD clients at this Unix socket. Repeatable.")
   var unix: [String] = []
 
+  @Option(help: "How many threads serve NBD clients. (default: one per processor, at most 4)")
+  var threads: String?
+
   @Option(
     name: .customLong("tls"),
     help: "off, allow or require. (default: require, if there is a certificate)")
@@ -63,6 +66,7 @@ struct ServeCommand: AsyncParsableCommand {
     options.state = state.map(absolutePath)
     options.listen = listen
     options.unix = unix.map(absolutePath)
+    options.threads = threads
     options.tlsMode = tlsMode
     options.tlsCertificate = tlsCertificate.map(absolutePath)
     options.tlsKey = tlsKey.map(absolutePath)

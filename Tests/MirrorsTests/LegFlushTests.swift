@@ -132,16 +132,43 @@ import Testing
   }
 
   /// What is out of sync is on one leg alone: that others could be flushed is no help.
-  @Test func theLossOfTheOnlyCopyIsToldToTheUser() throws {
+  @Test(arguments: Asker.allCases, [0, 1])
+  func theLossOfTheOnlyCopyIsToldToTheUser(asker: Asker, holder: Int) throws {
     try simulate { loop in
       let setting = try await MirrorSetting(isKernel: false, on: loop) {
         $0.conduct.retryDelay = nil
       }.resumed()
-      for leg in [1, 2] { MirrorSetting.fail(setting.legs[leg], .write, times: 1) }
+      for leg in 0..<3 where leg != holder {
+        MirrorSetting.fail(setting.legs[leg], .write, times: 1)
+      }
       try await setting.mirror.put("new", 40..<50)
-      MirrorSetting.fail(setting.legs[0], .flush, times: 1)
+      MirrorSetting.fail(setting.legs[holder], .flush, times: 1)
+      if asker == .log {
+        // Another region is called clean: every leg has it, and the next flush goes well.
+        try await setting.mirror.put("other", 100..<110)
+        await loop.sleep(for: .milliseconds(600))
+        #expect(setting.legs[holder].log.of(.flush).last?.failure != nil)
+      }
       await #expect(throws: IOFailure.self) { try await setting.mirror.flush() }
       try await setting.mirror.flush()
+      await setting.mirror.suspend()
+    }
+  }
+
+  /// What hasn't been recovered yet is on the first leg alone: that the others are good is no help.
+  @Test func aLossBeforeRecoveryIsToldToTheUser() throws {
+    try simulate { loop in
+      let setting = try MirrorSetting(isKernel: false, on: loop) {
+        $0.conduct.recoveriesInFlight = 1
+        $0.conduct.recoveryPiece = 32
+      }
+      var plan = FaultPlan()
+      plan.slowDown(0..<32, by: .seconds(10))
+      setting.legs[1].plan = plan
+      try await setting.mirror.resume()
+      try await setting.mirror.put("new", 100..<110)
+      MirrorSetting.fail(setting.legs[0], .flush, times: 1)
+      await #expect(throws: IOFailure.self) { try await setting.mirror.flush() }
       await setting.mirror.suspend()
     }
   }

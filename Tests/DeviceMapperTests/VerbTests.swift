@@ -256,18 +256,24 @@ import Testing
       try ensure(begin.duration(to: loop.now) < .milliseconds(150), "the time of one")
       try ensure(try await device.contents(3..<61) == Pattern("all").bytes(3..<61), "content")
 
-      // The first part fails last.
-      try await world.mapper.create(
-        "n", table: "0 8 linear /dev/b 0\n8 8 delay /dev/c 8 50\n16 8 error\n24 8 linear /dev/b 24")
+      // Whichever fails first: the first part does so last, and then the other one.
       var plan = try world.disk("c").plan
       plan.fail(.write, 0..<2048)
       try world.disk("c").plan = plan
-      let failing = try await world.device("n")
-      do throws(IOFailure) {
-        try await failing.put(Pattern("all").bytes(0..<32), at: 0)
-        throw IOFailure(.write, "it didn't fail", errno: .ioError)
-      } catch {
-        try ensure(error.sectors == 8..<32, "\(error)")
+      for (name, failing) in [
+        ("n", "8 8 delay /dev/c 8 50\n16 8 error"), ("o", "8 8 error\n16 8 delay /dev/c 16 50"),
+      ] {
+        try await world.mapper.create(
+          name, table: "0 8 linear /dev/b 0\n\(failing)\n24 8 linear /dev/b 24")
+        let handle = try await world.mapper.open(name)
+        do throws(IOFailure) {
+          try await handle.device.put(Pattern("all").bytes(0..<32), at: 0)
+          throw IOFailure(.write, "it didn't fail", errno: .ioError)
+        } catch {
+          try ensure(error.sectors == 8..<32, "\(error)")
+        }
+        await handle.close()
+        try await world.mapper.remove(name)
       }
       let read = try await world.disk("b").contents(24..<32)
       try ensure(read == Pattern("all").bytes(0..<32).suffix(8 * 512), "the others are done")

@@ -49,6 +49,21 @@ import Testing
     }
   }
 
+  /// What was copied to a leg whose flush failed then may be lost again: it is copied once more.
+  @Test func aRecoveryWhoseFlushFailedIsDoneAgain() throws {
+    try simulate { loop in
+      let setting = try MirrorSetting(legs: 2, isKernel: false, on: loop)
+      MirrorSetting.fail(setting.legs[1], .flush, times: 1)
+      _ = try await setting.resumed()
+      await loop.sleep(for: .seconds(10))
+      #expect(await setting.state.hasPrefix("16 "))
+      let copied = setting.legs[1].log.filter { $0.operation == .write }
+      let sectors = copied.reduce(0 as UInt64) { $0 + ($1.sectors?.length.rawValue ?? 0) }
+      #expect(sectors == 2 * 512, "\(sectors) sectors were copied")
+      await setting.mirror.suspend()
+    }
+  }
+
   /// Whose flush it is that fails.
   enum Asker: CaseIterable, Sendable { case log, user }
 

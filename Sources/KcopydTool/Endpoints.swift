@@ -198,7 +198,8 @@ struct Destinations {
     guard wanted % Sector.byteCount == 0 || device.byteCount == wanted else {
       throw Refusal(
         "the end of '\(source.device.name)' is no whole sector, and '\(device.name)' goes on"
-          + " behind it; copy whole sectors with --count")
+          + " behind it; a destination of \(wanted) bytes takes it all, and 'kcopyd copy --count' leaves"
+          + " the end out")
     }
   }
 

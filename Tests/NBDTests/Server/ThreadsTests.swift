@@ -1,5 +1,6 @@
 import BlockIO
 import BlockIOTesting
+import Foundation
 import NIOCore
 import Testing
 
@@ -36,7 +37,31 @@ import Testing
     }
   }
 
-  /// Two halves of each sector are written by clients of two threads at once, through reading,
+  /// A client that is still there when the loops end is told nothing more, and harms nothing: its
+  /// channel is closed when its loop has gone.
+  @Test(arguments: [0, 1])
+  func aClientMayBeThereWhenTheLoopsEnd(helpers: Int) async throws {
+    let network = try await NetworkLoop.start(helpers: helpers, logger: .silent)
+    let folder = FileManager.default.temporaryDirectory
+      .appendingPathComponent("kcopyd-nbd-\(UUID().uuidString)")
+    try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
+    defer { try? FileManager.default.removeItem(at: folder) }
+    let server = try NBDServer(on: network, logger: .silent)
+    let socket = folder.appendingPathComponent("s").path
+    try await server.export(MemoryDevice(sectorCount: 64), as: "disk")
+    try await server.listen(on: .unix(path: socket))
+    try await RawClient.connected(to: socket) { first in
+      try await first.go()
+      try await RawClient.connected(to: socket) { second in
+        try await second.go()
+        await network.stop()
+        #expect(await second.hearsTheEnd())
+      }
+      #expect(await first.hearsTheEnd())
+    }
+  }
+
+  /// The quarters of each sector are written by clients of two threads at once, through reading,
   /// changing and writing back: none undoes the other.
   @Test func whatIsWrittenInPartsStaysWhole() async throws {
     let count = 300

@@ -145,7 +145,7 @@ struct Settings: Sendable {
   private static func threads(_ text: String?) throws(ControlFailure) -> Int {
     guard let text else { return min(ProcessInfo.processInfo.activeProcessorCount, 4) }
     guard let count = Int(text), (1...64).contains(count) else {
-      throw .refused("nbd threads: '\(text)' is no number from 1 to 64")
+      throw .refused("threads: '\(text)' is no number from 1 to 64")
     }
     return count
   }

@@ -12,8 +12,8 @@ struct ServeCommand: AsyncParsableCommand {
       configuration file (JSON) may hold the settings below and devices and exports that are made \
       if they aren't there yet:
 
-      {"nbd": {"listen": ["127.0.0.1:10809"], "unix": [], "tls": {"mode": "require", \
-      "certificate": "…", "key": "…"}}, "socket": "…", "state": "…", "metrics": "127.0.0.1:9090", \
+      {"nbd": {"listen": ["127.0.0.1:10809"], "unix": [], "threads": 2, "tls": \
+      {"mode": "require", "certificate": "…", "key": "…"}}, "socket": "…", "state": "…", "metrics": "127.0.0.1:9090", \
       "log": "info", "devices": {"disk": "0 2048 linear /srv/disk.img 0"}, \
       "exports": {"disk": "disk"}}
 

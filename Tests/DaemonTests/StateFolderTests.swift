@@ -64,6 +64,8 @@ struct StateFolderTests {
     let folder = try StateFolder(path)
     let (log, sidecar) = folder.newMirrorFiles(for: "disk")
     let (usedLog, usedSidecar) = folder.newMirrorFiles(for: "disk")
+    // The daemon was started with another path of the same folder then.
+    let otherPath = "/elsewhere/../" + usedSidecar
     let others = ["\(path)/notes.log", "\(path)/state.json", "\(path)/x-0123abcd.log"]
     for file in [log, sidecar, usedLog, usedSidecar] + others {
       try Data("x".utf8).write(to: URL(fileURLWithPath: file))
@@ -72,7 +74,7 @@ struct StateFolderTests {
     state.devices = [
       SavedDevice(
         name: "disk",
-        table: "0 8 mirror disk 2 \(usedLog) 8 2 /a 0 /b 0 0 2 sidecar \(usedSidecar)")
+        table: "0 8 mirror disk 2 \(usedLog) 8 2 /a 0 /b 0 0 2 sidecar \(otherPath)")
     ]
     folder.removeUnusedMirrorFiles(by: state)
     let left = [log, sidecar, usedLog, usedSidecar] + others

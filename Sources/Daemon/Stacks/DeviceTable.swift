@@ -209,12 +209,15 @@ extension DaemonState {
     }
   }
 
-  /// Whether any table has a file among its words, whatever it is there for.
-  func mentions(_ file: String) -> Bool {
+  /// Whether any table has a file of that name among its words, whatever it is there for, and by
+  /// whatever path: the same folder has many.
+  func mentions(fileNamed name: String) -> Bool {
     devices.contains { record in
       guard let text = record.table else { return false }
       guard let table = try? DeviceTable(text, of: record.name) else { return true }
-      return table.description.lines.contains { $0.words.contains { $0.text == file } }
+      return table.description.lines.contains { line in
+        line.words.contains { $0.text == name || $0.text.hasSuffix("/" + name) }
+      }
     }
   }
 

@@ -166,8 +166,7 @@ final class StateFolder: Sendable {
     let names = (try? FileManager.default.contentsOfDirectory(atPath: path)) ?? []
     for name in names {
       guard name.wholeMatch(of: /.*-[0-9A-F]{8}\.(log|sidecar)/) != nil else { continue }
-      let file = "\(path)/\(name)"
-      if !state.mentions(file) { unlink(file) }
+      if !state.mentions(fileNamed: name) { unlink("\(path)/\(name)") }
     }
   }
 }

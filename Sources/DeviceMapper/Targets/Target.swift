@@ -2,9 +2,9 @@ public import BlockIO
 
 /// What a line of a table is made into: takes the requests for its sectors.
 ///
-/// Requests come on the mapped device's loop (but for those that needn't wait), in that device's sectors and within ``sectors``, any
-/// number at once. Failures name the mapped device's sectors; one for which
-/// ``IOFailure/isPushedBack`` holds has the request done again after the next resume.
+/// Requests come on the mapped device's loop – but for those that needn't wait –, in that device's
+/// sectors and within ``sectors``, any number at once. Failures name the mapped device's sectors; one
+/// for which ``IOFailure/isPushedBack`` holds has the request done again after the next resume.
 public protocol Target: AnyObject, Sendable {
   /// The sectors of the mapped device.
   var sectors: Range<Sector> { get }

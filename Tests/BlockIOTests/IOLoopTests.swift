@@ -39,6 +39,26 @@ import Testing
     #expect(instants == [LoopInstant(nanoseconds: 0), LoopInstant(nanoseconds: 0), year, year])
   }
 
+  /// Calling a function that is on no actor, and coming back from it, is no turn for others.
+  @Test func callsKeepTheTurn() throws {
+    let order = try simulate { _ in
+      let order = Locked<[String]>([])
+      await withTaskGroup(of: Void.self) { group in
+        for name in ["a", "b"] {
+          group.addTask {
+            for _ in 0..<3 { await Self.note(name, in: order) }
+          }
+        }
+      }
+      return order.value
+    }
+    #expect(order == ["a", "a", "a", "b", "b", "b"])
+  }
+
+  @concurrent private static func note(_ name: String, in order: Locked<[String]>) async {
+    order.withLock { $0.append(name) }
+  }
+
   @Test func stallIsFound() {
     #expect(throws: LoopStalled.self) {
       try simulate { loop in

@@ -14,7 +14,7 @@ public import SystemPackage
 /// it, its completion resumes the task here. No locks, no thread hops. The loop's ``now`` and
 /// ``sleep(for:)`` are the only time such code knows, which is what lets the simulated backend run
 /// it all deterministically.
-public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
+public final class IOLoop: TaskExecutor, @unchecked Sendable {
   /// What the backend is called: `uring`, `threads`, `simulated`.
   public let backendName: String
 
@@ -28,12 +28,13 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
   private let waker: LoopWaker
   private let thread = Atomic<UInt>(0)
   private let local: Local
+  private let isolation = LoopIsolation()
   /// Whose thread this is, unless it is the loop's own.
   private let host: LoopHost?
 
   /// What other threads hand in.
   private struct Shared {
-    var jobs: [UnownedJob] = []
+    var jobs: [Job] = []
     var requests: [(TransferRequest, UnsafeContinuation<Int, Never>)] = []
     var isAsleep = false
     var isStopping = false
@@ -44,8 +45,8 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
   /// What only the loop's thread touches.
   private final class Local {
     let backend: any IOBackend
-    var ready: [UnownedJob] = []
-    var running: [UnownedJob] = []
+    var ready: [Job] = []
+    var running: [Job] = []
     var timers = Heap<Timer>()
     var timerCount: UInt64 = 0
     /// Hosted: a pass is under way or has been asked for.
@@ -54,6 +55,13 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
     var completionEvent: FileDescriptor?
 
     init(_ backend: any IOBackend) { self.backend = backend }
+  }
+
+  /// What is to run: a part of a task.
+  private struct Job {
+    let job: UnownedJob
+    /// Whether it belongs to an actor.
+    let isIsolated: Bool
   }
 
   private struct Timer: Comparable {
@@ -80,6 +88,7 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
     self.transferThreads = transferThreads
     transferPool = WorkerPool(name: "kcopyd-copy", maximum: transferThreads)
     blockingPool = WorkerPool(name: "kcopyd-block", maximum: blockingThreads)
+    isolation.join(self)
   }
 
   // MARK: Starting and stopping
@@ -230,9 +239,11 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
 
   // MARK: Executor
 
-  /// Runs a job of a task or an actor on this loop, behind those that are ready.
-  public func enqueue(_ job: consuming ExecutorJob) {
-    let job = UnownedJob(job)
+  /// Runs a part of a task on this loop, behind what is ready.
+  public func enqueue(_ job: consuming ExecutorJob) { enqueue(job, isIsolated: false) }
+
+  func enqueue(_ job: consuming ExecutorJob, isIsolated: Bool) {
+    let job = Job(job: UnownedJob(job), isIsolated: isIsolated)
     if isCurrent {
       local.ready.append(job)
       requestPass()
@@ -241,24 +252,21 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
     }
   }
 
+  /// The loop as the executor of actors.
   public func asUnownedSerialExecutor() -> UnownedSerialExecutor {
-    UnownedSerialExecutor(ordinary: self)
+    UnownedSerialExecutor(ordinary: isolation)
   }
 
   public func asUnownedTaskExecutor() -> UnownedTaskExecutor {
     UnownedTaskExecutor(ordinary: self)
   }
 
-  public func checkIsolated() { preconditionIsCurrent() }
-
-  public func isIsolatingCurrentContext() -> Bool? { isCurrent }
-
   /// Whether the caller runs on the loop's thread.
   public var isCurrent: Bool {
     thread.load(ordering: .relaxed) == UInt(blockio_current_thread())
   }
 
-  private func preconditionIsCurrent() {
+  func preconditionIsCurrent() {
     precondition(isCurrent, "only to be used on its I/O loop")
   }
 
@@ -293,11 +301,17 @@ public final class IOLoop: SerialExecutor, TaskExecutor, @unchecked Sendable {
   }
 
   private func runReady() {
-    let serial = asUnownedSerialExecutor()
+    let actors = asUnownedSerialExecutor()
     let task = asUnownedTaskExecutor()
     // Jobs that become ready meanwhile have the next pass, so that I/O isn't starved.
     swap(&local.ready, &local.running)
-    for job in local.running { job.runSynchronously(isolatedTo: serial, taskExecutor: task) }
+    for ready in local.running {
+      if ready.isIsolated {
+        ready.job.runSynchronously(isolatedTo: actors, taskExecutor: task)
+      } else {
+        ready.job.runSynchronously(on: task)
+      }
+    }
     local.running.removeAll(keepingCapacity: true)
   }
 

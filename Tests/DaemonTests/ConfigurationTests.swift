@@ -88,6 +88,17 @@ struct ConfigurationTests {
     }
   }
 
+  @Test(arguments: ["-1", "1001", "soon"])
+  func aTimeToLookForIsRefused(text: String) throws {
+    var options = ServeOptions()
+    options.poll = text
+    #expect(throws: ControlFailure.self) {
+      try Settings(options, ConfigurationFile(), environment: [:])
+    }
+    options.poll = "0"
+    #expect(try Settings(options, ConfigurationFile(), environment: [:]).poll == .zero)
+  }
+
   @Test func theNumberOfThreadsComesFromWhereverItIsSet() throws {
     let file = try ConfigurationFile("{\"nbd\": {\"threads\": 3}}", name: "f")
     #expect(try Settings(ServeOptions(), file, environment: [:]).threads == 3)

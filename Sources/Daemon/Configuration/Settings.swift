@@ -1,6 +1,7 @@
 import Configuration
 import Foundation
 import Logging
+import NBD
 
 /// A setting that the configuration file, the environment (`KCOPYD_NBD_LISTEN` …) and the options
 /// of `kcopyd serve` know, each overruling the ones before.
@@ -22,6 +23,7 @@ struct Setting: Sendable {
     Setting(path: ["nbd", "listen"], kind: .list),
     Setting(path: ["nbd", "unix"], kind: .list),
     Setting(path: ["nbd", "threads"], kind: .number),
+    Setting(path: ["nbd", "poll"], kind: .number),
     Setting(path: ["nbd", "tls", "mode"]),
     Setting(path: ["nbd", "tls", "certificate"]),
     Setting(path: ["nbd", "tls", "key"]),
@@ -43,6 +45,8 @@ public struct ServeOptions: Sendable {
   public var unix: [String] = []
   /// How many threads serve NBD clients.
   public var threads: String?
+  /// For how many microseconds they look for a next request before they sleep.
+  public var poll: String?
   /// `off`, `allow` or `require`.
   public var tlsMode: String?
   /// The server's certificates in PEM, its own first.
@@ -63,7 +67,7 @@ public struct ServeOptions: Sendable {
     var values: [AbsoluteConfigKey: ConfigValue] = [:]
     let texts: [([String], String?)] = [
       (["socket"], socket), (["state"], state), (["log"], log), (["metrics"], metrics),
-      (["nbd", "threads"], threads),
+      (["nbd", "threads"], threads), (["nbd", "poll"], poll),
       (["nbd", "tls", "mode"], tlsMode), (["nbd", "tls", "certificate"], tlsCertificate),
       (["nbd", "tls", "key"], tlsKey), (["nbd", "tls", "clients"], tlsClients),
     ]
@@ -101,6 +105,7 @@ struct Settings: Sendable {
   var listen: [Endpoint]
   var unix: [String]
   var threads: Int
+  var poll: Duration
   var tls: TLS?
 
   /// Options over environment over file over defaults.
@@ -127,6 +132,7 @@ struct Settings: Sendable {
     }
     unix = reader.stringArray(forKey: "nbd.unix") ?? []
     threads = try Self.threads(reader.string(forKey: "nbd.threads"))
+    poll = try Self.poll(reader.string(forKey: "nbd.poll"))
     let tlsReader = reader.scoped(to: "nbd.tls")
     tls = try Self.tls(
       mode: tlsReader.string(forKey: "mode"), certificate: tlsReader.string(forKey: "certificate"),
@@ -148,6 +154,14 @@ struct Settings: Sendable {
       throw .refused("threads: '\(text)' is no number from 1 to 64")
     }
     return count
+  }
+
+  private static func poll(_ text: String?) throws(ControlFailure) -> Duration {
+    guard let text else { return ServerLimits().poll }
+    guard let microseconds = Int(text), (0...1000).contains(microseconds) else {
+      throw .refused("poll: '\(text)' is no number of microseconds from 0 to 1000")
+    }
+    return .microseconds(microseconds)
   }
 
   private static func tls(

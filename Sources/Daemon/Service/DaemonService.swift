@@ -71,8 +71,11 @@ public enum DaemonService {
     let loop = network.ioLoop
     let mapper = DeviceMapper(.wholePaths(on: network, notAt: own), on: loop)
     let server: NBDServer
+    var limits = ServerLimits()
+    limits.poll = settings.poll
     do {
-      server = try NBDServer(on: network, tls: try settings.tls?.loaded, logger: logger)
+      server = try NBDServer(
+        on: network, limits: limits, tls: try settings.tls?.loaded, logger: logger)
     } catch {
       throw .refused("tls: \(error)")
     }

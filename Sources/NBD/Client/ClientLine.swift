@@ -131,22 +131,6 @@ final class ClientLine {
   }
 }
 
-/// How much NIO reads: as much as holds many small answers, or but the head of a large one, whose
-/// data are then received in their place.
-struct ReceiveSize: RecvByteBufferAllocator {
-  static let usual = 64 << 10
-  static let little = 32
-
-  let bytes: NIOLoopBoundBox<Int>
-
-  func buffer(allocator: ByteBufferAllocator) -> ByteBuffer {
-    allocator.buffer(capacity: bytes.value)
-  }
-
-  /// - Returns: true: the last buffer isn't used again, whatever its size.
-  func record(actualReadBytes: Int) -> Bool { true }
-}
-
 /// Hands what comes on a connection to the session.
 final class ClientInlet: ChannelInboundHandler {
   typealias InboundIn = ByteBuffer

@@ -117,14 +117,21 @@ public final class NetworkLoop: Sendable {
   /// Connections have come to a loop, or left it: the next one goes to where there are the fewest,
   /// and rather to the devices than to a helper.
   func note(_ change: Int, on loop: IOLoop) {
-    guard members.count > 1 else { return }
     counts.withLock { counts in
       guard let index = members.firstIndex(where: { $0.ioLoop === loop }) else { return }
       counts[index] += change
+      guard members.count > 1 else { return }
       let fewest = counts.indices.min { counts[$0] < counts[$1] } ?? 0
       let before = members[(fewest + members.count - 1) % members.count].eventLoop
       // As long as it takes in a round of turns: others take turns here, too.
       for _ in members.indices where group.next() === before { break }
+    }
+  }
+
+  /// Whether a loop has one connection.
+  func isAlone(on loop: IOLoop) -> Bool {
+    counts.withLock { counts in
+      members.firstIndex { $0.ioLoop === loop }.map { counts[$0] == 1 } ?? false
     }
   }
 

@@ -28,8 +28,7 @@ actor Connection {
   /// What has come and isn't understood yet.
   var input = ByteBuffer()
   /// A write whose data are still coming, and those that have come. Its bytes count as under way.
-  var begun: RequestHeader?
-  var data = ReceivedData()
+  var begun: (request: RequestHeader, data: ReceivedData)?
   /// Since when part of a request has been there.
   var partSince: LoopInstant?
   /// Whether the next request is there, and has to wait for the bytes that all connections share.
@@ -39,6 +38,15 @@ actor Connection {
   var isReceiving = false
   var isParsing = false
   var isFlushPlanned = false
+  /// What NIO was given to send and hasn't sent yet, in pieces.
+  var handedOver = 0
+  /// Past NIO; nil with TLS.
+  var socket: DirectSocket?
+  var polling: Polling
+  /// What is received past NIO.
+  var inbox = ByteBuffer()
+  /// How much is received at a time.
+  let receiveSize: NIOLoopBoundBox<Int>
   /// Whether the channel waits for being told to read on.
   var hasHeldRead = false
 
@@ -63,18 +71,22 @@ actor Connection {
     phase = .negotiating(
       ServerNegotiation(offersTLS: tls != nil, requiresTLS: tls?.mode == .require))
     lastTaken = LoopInstant(nanoseconds: 0)
+    receiveSize = NIOLoopBoundBox(ReceiveSize.usual, eventLoop: channel.eventLoop)
+    polling = Polling(window: server.limits.poll)
   }
 
   // MARK: From the channel
 
   func begin() {
     lastTaken = loop.now
+    socket = DirectSocket(channel)
     channel.writeAndFlush(ServerNegotiation.greeting, promise: nil)
     watch(from: loop.now)
   }
 
   func receive(_ bytes: ByteBuffer) {
     isReceiving = true
+    polling.noteArrival(at: loop.now)
     var bytes = bytes
     switch phase {
     case .negotiating: negotiate(bytes)
@@ -242,6 +254,7 @@ actor Connection {
 
   private func startTLS() {
     guard let tls = server.tls else { return close("TLS without a certificate") }
+    socket = nil
     do {
       try channel.pipeline.syncOperations.addHandler(
         NIOSSLServerHandler(context: tls.context), position: .first)
@@ -257,6 +270,12 @@ actor Connection {
     phase = .transmitting(agreement, export)
     logger[metadataKey: "export"] = "\(export.name)"
     logger.info("connection opened")
+    // What is said past NIO comes behind what was said by it.
+    handOver(ByteBuffer())
+    if socket != nil {
+      // Refused by a closed channel only.
+      try? channel.syncOptions?.setOption(.recvAllocator, value: ReceiveSize(bytes: receiveSize))
+    }
     input = rest
     parse()
   }

@@ -29,7 +29,10 @@ final class ConnectionHandler: ChannelDuplexHandler {
   }
 
   func channelReadComplete(context: ChannelHandlerContext) {
-    tell { $0.receivedAll() }
+    tell {
+      $0.receivedAll()
+      $0.linger()
+    }
   }
 
   func read(context: ChannelHandlerContext) {

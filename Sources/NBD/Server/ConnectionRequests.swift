@@ -2,7 +2,7 @@ import BlockIO
 import Logging
 import NIOCore
 
-// The requests of a connection, and their answers.
+// The requests of a connection.
 
 extension Connection {
   // MARK: Requests
@@ -36,19 +36,16 @@ extension Connection {
     isWaitingForBytes = false
     var hasStarted = false
     while case .transmitting(let agreement, let export) = phase, !isSaturated {
-      guard let request = nextRequest() else { break }
-      if request.command == .disconnect { return finish() }
-      if request.command == .write {
-        if begun == nil { take(weight(of: request)) }
-        begun = request
-        guard data.take(Int(request.length), from: &input) else { break }
-        begun = nil
-      } else {
-        take(weight(of: request))
+      if begun == nil {
+        guard let request = nextRequest() else { break }
+        if request.command == .disconnect { return finish() }
+        begin(request)
       }
+      receiveData()
+      guard let (request, data) = begun, data.isComplete else { break }
+      begun = nil
       hasStarted = true
       start(request, data, agreement, export)
-      data = ReceivedData()
     }
     // Not `clear()`: what was received into is NIO's, too, which wants to use it again.
     if input.readableBytes == 0 { input = ByteBuffer() } else { input.discardReadBytes() }
@@ -56,9 +53,22 @@ extension Connection {
     partSince = isPartThere ? (hasStarted ? loop.now : partSince ?? loop.now) : nil
   }
 
-  /// The request whose data are coming, or the next one.
+  private func begin(_ request: RequestHeader) {
+    take(weight(of: request))
+    let data = ReceivedData(wanted: request.command == .write ? Int(request.length) : 0)
+    // What follows is probably of the same kind.
+    receiveSize.value = data.lasting == nil ? ReceiveSize.usual : ReceiveSize.little
+    begun = (request, data)
+  }
+
+  /// Takes what has come of the data of the request that has begun.
+  private func receiveData() {
+    begun?.data.take(from: &input)
+    if let socket { begun?.data.receive(from: socket) }
+  }
+
+  /// The next request, as soon as its head is there and it may run.
   private func nextRequest() -> RequestHeader? {
-    if let begun { return begun }
     guard input.readableBytes >= RequestHeader.size else { return nil }
     let start = input.readerIndex
     guard let request = RequestHeader(&input) else {
@@ -113,9 +123,8 @@ extension Connection {
   func dropInput() {
     input = ByteBuffer()
     partSince = nil
-    guard let request = begun else { return }
+    guard let (request, _) = begun else { return }
     begun = nil
-    data = ReceivedData()
     giveBack(weight(of: request))
   }
 
@@ -239,60 +248,6 @@ extension Connection {
     answers.writeReadHead(request, to: &content)
     try await export.read(request.bytes, appendingTo: &content)
     answer { $0.writeBuffer(&content) }
-  }
-
-  // MARK: Answers
-
-  /// More than that is sent at once. It has to be sent rather than only handed over: with TLS the
-  /// channel counts as writable until then.
-  private static let outputLimit = 256 << 10
-  /// As much memory is kept for the next answers.
-  private static let keptOutput = 64 << 10
-  /// Smaller contents are copied behind the other answers: that costs less than a buffer more.
-  private static let copiedAnswer = 32 << 10
-
-  /// Puts an answer behind the others; they go out together.
-  private func answer(_ write: (inout ByteBuffer) -> Void) {
-    if case .closed = phase { return }
-    write(&output)
-    sendFullOutput()
-  }
-
-  private func sendFullOutput() {
-    if output.readableBytes >= Self.outputLimit { sendOutput() }
-  }
-
-  /// As above, with a content to follow; goes out at once, while the processor has it in its cache.
-  private func answer(with content: ByteBuffer, _ write: (inout ByteBuffer) -> Void) {
-    if case .closed = phase { return }
-    write(&output)
-    channel.write(output, promise: nil)
-    output = ByteBuffer()
-    channel.writeAndFlush(content, promise: nil)
-  }
-
-  private func planFlush() {
-    guard output.readableBytes > 0, !isReceiving, !isFlushPlanned else { return }
-    isFlushPlanned = true
-    channel.eventLoop.execute {
-      if self.loop.isCurrent { self.assumeIsolated { $0.flushOutput() } }
-    }
-  }
-
-  func flushOutput() {
-    isFlushPlanned = false
-    sendOutput()
-  }
-
-  private func sendOutput() {
-    guard output.readableBytes > 0 else { return }
-    channel.writeAndFlush(output, promise: nil)
-    renewOutput()
-  }
-
-  /// Most often all has been taken by now, and the same memory does for the next answers.
-  private func renewOutput() {
-    if output.capacity <= Self.keptOutput { output.clear() } else { output = ByteBuffer() }
   }
 }
 

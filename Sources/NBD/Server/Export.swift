@@ -26,9 +26,6 @@ public actor Export {
   /// More than that is done in pieces: bounds the memory, whatever clients ask for.
   static let pieceBytes: UInt64 = 1 << 20
 
-  /// Parts of a write are cut at multiples of that, so that no page of a cache is written in two.
-  private static let block = 4096
-
   /// An export.
   ///
   /// - Parameters:
@@ -118,9 +115,9 @@ public actor Export {
   /// Reads bytes into memory that can be sent as it is.
   nonisolated func readNow(_ bytes: Range<UInt64>) -> ByteBuffer? {
     guard isAligned(bytes), bytes.count <= Self.pieceBytes else { return nil }
-    let memory = AnswerMemory(byteCount: bytes.count)
+    let memory = RequestMemory(byteCount: bytes.count)
     let isDone = (try? device.readNow(cover(bytes), into: memory.buffer)) ?? false
-    return isDone ? memory.take() : nil
+    return isDone ? memory.content : nil
   }
 
   /// Writes `data` from the byte `start` on; if not, it is to be done again.
@@ -133,13 +130,7 @@ public actor Export {
     guard let turn = turns.tryBegin(sectors, isExclusive: false) else { return false }
     defer { turns.end(turn) }
     let options: WriteOptions = isDurable ? .durable : []
-    return data.inBlocks(of: Self.block) { part, offset in
-      let first = sectors.lowerBound + Sector(UInt64(offset) / Sector.byteCount)
-      return part.withSectors { buffer in
-        let sectors = first..<first + buffer.sectorCount
-        return (try? device.writeNow(sectors, from: buffer, options: options)) ?? false
-      }
-    }
+    return data.withSectors { (try? device.writeNow(sectors, from: $0, options: options)) ?? false }
   }
 
   // MARK: Reading
@@ -171,7 +162,7 @@ public actor Export {
   /// Reads whole sectors into memory that can be sent as it is; nil for bytes that aren't.
   func readWhole(_ bytes: Range<UInt64>) async throws(IOFailure) -> ByteBuffer? {
     guard isAligned(bytes) else { return nil }
-    let memory = AnswerMemory(byteCount: bytes.count)
+    let memory = RequestMemory(byteCount: bytes.count)
     let first = cover(bytes).lowerBound
     var done = Sector.zero
     while done < memory.buffer.sectorCount {
@@ -180,7 +171,7 @@ public actor Export {
         first + done..<first + done + count, into: memory.buffer.slice(done, count))
       done = done + count
     }
-    return memory.take()
+    return memory.content
   }
 
   /// Reads bytes to have them in the cache.
@@ -198,11 +189,30 @@ public actor Export {
   func write(_ data: ReceivedData, at start: UInt64, isDurable: Bool) async throws(IOFailure) {
     let options: WriteOptions = isDurable ? .durable : []
     let bytes = start..<start + UInt64(data.count)
+    if let buffer = data.lasting, isAligned(bytes) {
+      return try await write(cover(bytes), from: buffer, options)
+    }
     try await inPieces(bytes) { (piece) throws(IOFailure) in
       let part = Int(piece.lowerBound - start)..<Int(piece.upperBound - start)
       try await put(piece, options) { buffer, offset in
         data.store(part, into: buffer, at: offset)
       }
+    }
+  }
+
+  /// Writes whole sectors from where they are.
+  private func write(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, _ options: WriteOptions
+  ) async throws(IOFailure) {
+    let turn = await turns.begin(sectors, isExclusive: false)
+    defer { turns.end(turn) }
+    var done = Sector.zero
+    while done < buffer.sectorCount {
+      let count = min(buffer.sectorCount - done, Sector(holding: Self.pieceBytes))
+      let first = sectors.lowerBound + done
+      try await device.write(
+        first..<first + count, from: buffer.slice(done, count), options: options)
+      done = done + count
     }
   }
 

@@ -1,33 +1,36 @@
 import BlockIO
 import NIOCore
 
-// The network's buffers as the memory of devices, with no copy in between: the only unsafe code of
-// this module's server. NIO sends and receives nothing but its own buffers, and says nowhere but
+// The network's buffers as the memory of devices, with no copy in between: with `DirectSocket` the
+// only unsafe code of this module. NIO sends and receives nothing but its own buffers, and says nowhere but
 // here where their bytes are.
 
-/// The content of a large read: a device reads into it, and the network sends from it.
-struct AnswerMemory: ~Copyable {
-  private var content: ByteBuffer
-  /// Where to read to: begins at a multiple of 4096, so that any device can. Only while this lives.
+/// The content of a large request: a device reads into it and the network sends from it, or the
+/// network receives into it and a device writes from it.
+struct RequestMemory {
+  /// All of it as the network's. Not to be used before it has been filled.
+  let content: ByteBuffer
+  /// All of it as the device's, to the end of the last sector: begins at a multiple of 4096, so that
+  /// any device can. Only while this, or a copy, lives.
   let buffer: IOBuffer
 
-  /// Memory for that many bytes, a multiple of 512.
+  /// Memory for that many bytes.
   init(byteCount: Int) {
     let alignment = 4096
-    content = ByteBufferAllocator().buffer(capacity: byteCount + alignment)
-    // The address stays what it is: the storage is moved only when the buffer grows or is copied on
-    // a write, and until `take()` nobody else has it nor is anything written to it.
+    let sectors = Sector(holding: UInt64(byteCount))
+    let roundedCount = Int(sectors.bytes)
+    var content = ByteBufferAllocator().buffer(capacity: roundedCount + alignment)
+    // The address stays what it is: the storage is moved only when a buffer grows or is written to,
+    // and neither happens to a constant; a copy that is written to gets storage of its own.
     let base = content.withVeryUnsafeMutableBytes { UnsafeMutableRawBufferPointer($0).baseAddress }
     guard let base else { preconditionFailure("a buffer of some capacity without memory") }
     let start = (alignment - Int(bitPattern: base) % alignment) % alignment
-    // The bytes counted as written here are written by the device before anybody reads them.
+    // The bytes counted as written here are written by device or network before anybody reads them.
     content.moveWriterIndex(to: start + byteCount)
     content.moveReaderIndex(to: start)
-    buffer = .foreign(base + start, byteCount: byteCount)
+    buffer = .foreign(base + start, byteCount: roundedCount)
+    self.content = content
   }
-
-  /// The content, once the read has ended well.
-  consuming func take() -> ByteBuffer { content }
 }
 
 extension ByteBuffer {

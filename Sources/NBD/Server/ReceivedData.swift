@@ -1,71 +1,72 @@
 import BlockIO
 import NIOCore
 
-/// The data of a write as they came from the network: in pieces, which are copied once only, to
-/// where the device takes them from.
+/// The data of a write as they come from the network. Large ones come into memory that any device
+/// can write from; small ones stay where they were received, if they came as a whole.
 struct ReceivedData {
-  private var pieces: [ByteBuffer] = []
-  /// Smaller pieces are copied together: each keeps the memory that it was received into, and a
-  /// client may send byte by byte.
-  private static let smallPiece = 16 << 10
-  /// The length in bytes.
-  private(set) var count = 0
+  /// From so many bytes on they are large: less is copied faster than it is received by itself.
+  static let large = 32 << 10
 
-  /// Takes what is missing of `wanted` bytes, as far as `input` has it.
-  ///
-  /// - Returns: whether they are complete.
-  mutating func take(_ wanted: Int, from input: inout ByteBuffer) -> Bool {
-    let missing = min(wanted - count, input.readableBytes)
-    if missing > 0, var piece = input.readSlice(length: missing) {
-      if missing < Self.smallPiece, !pieces.isEmpty {
-        pieces[pieces.count - 1].writeBuffer(&piece)
-      } else {
-        pieces.append(piece)
-      }
-      count += missing
-    }
-    return count == wanted
+  private static let longestReceive = 4 << 20
+
+  /// How many bytes they are to be.
+  let wanted: Int
+  /// How many have come.
+  private(set) var count = 0
+  private var bytes = ByteBuffer()
+  private let memory: RequestMemory?
+
+  init(wanted: Int) {
+    self.wanted = wanted
+    memory = wanted >= Self.large ? RequestMemory(byteCount: wanted) : nil
   }
 
-  /// Calls `body` with all of it in order, in parts of whole blocks, the last one excepted: as they
-  /// were received, and put together only where two pieces meet within a block.
-  ///
-  /// - Parameter body: gets a part and where it begins; false ends it all.
-  /// - Returns: whether there was no false.
-  func inBlocks(of block: Int, _ body: (ByteBuffer, Int) -> Bool) -> Bool {
-    var start = 0
-    var begun = ByteBuffer()
-    for var piece in pieces {
-      if begun.readableBytes > 0 {
-        let missing = min(block - begun.readableBytes, piece.readableBytes)
-        if var rest = piece.readSlice(length: missing) { begun.writeBuffer(&rest) }
-        guard begun.readableBytes == block else { continue }
-        guard body(begun, start) else { return false }
-        start += block
-        begun.clear()
-      }
-      if let whole = piece.readSlice(length: piece.readableBytes / block * block),
-        whole.readableBytes > 0
-      {
-        guard body(whole, start) else { return false }
-        start += whole.readableBytes
-      }
-      begun.writeBuffer(&piece)
+  var isComplete: Bool { count == wanted }
+
+  /// Takes what is missing, as far as `input` has it.
+  mutating func take(from input: inout ByteBuffer) {
+    guard let piece = input.readSlice(length: min(wanted - count, input.readableBytes)) else {
+      return
     }
-    return begun.readableBytes == 0 || body(begun, start)
+    if let memory {
+      memory.buffer.store(piece.readableBytesSpan, at: count)
+    } else if count == 0, piece.readableBytes == wanted {
+      bytes = piece
+    } else {
+      // Not the piece itself: it keeps the memory that it was received into, and a client may send
+      // byte by byte.
+      bytes.reserveCapacity(wanted)
+      bytes.writeImmutableBuffer(piece)
+    }
+    count += piece.readableBytes
+  }
+
+  /// Receives what is missing, as far as the socket has it; large data only.
+  mutating func receive(from socket: DirectSocket) {
+    guard let memory else { return }
+    // Others of the thread have their turn before more than that.
+    let end = min(wanted, count + Self.longestReceive)
+    while count < end {
+      let received = socket.receive(into: memory.buffer, count..<end)
+      guard received > 0 else { return }
+      count += received
+    }
+  }
+
+  /// Memory that a device can write whole sectors from, whenever it likes; nil for small data.
+  var lasting: IOBuffer? { memory?.buffer }
+
+  /// Calls `body` with all of it, whole sectors, in a call that has used the memory when it returns.
+  func withSectors(_ body: (IOBuffer) -> Bool) -> Bool {
+    if let memory { body(memory.buffer) } else { bytes.withSectors(body) }
   }
 
   /// Puts the bytes of `range` into `buffer`, from a byte offset on.
   func store(_ range: Range<Int>, into buffer: IOBuffer, at offset: Int) {
-    var start = 0
-    for piece in pieces {
-      let part = range.clamped(to: start..<start + piece.readableBytes)
-      if !part.isEmpty {
-        buffer.store(
-          piece.readableBytesSpan.extracting(part.lowerBound - start..<part.upperBound - start),
-          at: offset + part.lowerBound - range.lowerBound)
-      }
-      start += piece.readableBytes
+    if let memory {
+      memory.buffer.withBytes { buffer.store($0.extracting(range), at: offset) }
+    } else {
+      buffer.store(bytes.readableBytesSpan.extracting(range), at: offset)
     }
   }
 }

@@ -18,6 +18,9 @@ public struct ServerLimits: Hashable, Sendable {
   /// How long a client may take over the data of a request it has begun, and over accepting
   /// anything of what it is sent.
   public var stall = Duration.seconds(60)
+  /// How long a thread with one connection looks for its next request before it sleeps, if the last
+  /// one came as soon; zero: never.
+  public var poll = Duration.microseconds(50)
   /// How long requests under way are waited for when a connection, an export or the server goes.
   public var drain = Duration.seconds(30)
 

@@ -1,48 +1,56 @@
+import BlockIO
 import NIOCore
 import Testing
 
 @testable import NBD
 
 struct ReceivedDataTests {
-  /// However it was received, it comes out whole, in order and cut at blocks.
+  /// However it was received, it comes out whole and in order, for calls and for devices.
   @Test(arguments: [
-    [4096], [1, 4095], [4095, 1], [5000, 3192], [20_000, 20_000, 960], [40_000, 2, 958], [512],
-    [30_000, 16_384, 16_384, 2768, 16_400],
+    [512], [4096], [1, 4095], [4095, 1], [16_000, 16_000, 768], [32_768], [1, 65_535],
+    [40_000, 960],
+    [30_000, 16_384, 16_384, 2768], [Int](repeating: 1, count: 1024),
   ])
-  func partsAreWholeBlocks(pieces: [Int]) {
+  func comesOutAsItCame(pieces: [Int]) throws {
     let count = pieces.reduce(0, +)
     let bytes = (0..<count).map { UInt8(truncatingIfNeeded: $0 ^ $0 >> 8) }
-    var data = ReceivedData()
+    var data = ReceivedData(wanted: count)
     var start = 0
     for piece in pieces {
+      #expect(!data.isComplete)
+      // What follows belongs to somebody else.
       var input = ByteBuffer(bytes: bytes[start..<start + piece])
-      #expect(data.take(count, from: &input) == (start + piece == count))
+      if start + piece == count { input.writeInteger(UInt32(0xDEAD_BEEF)) }
+      data.take(from: &input)
       start += piece
+      #expect(data.count == start)
+      #expect(input.readableBytes == (start == count ? 4 : 0))
     }
-    var parts: [Int] = []
-    var all: [UInt8] = []
-    let isDone = data.inBlocks(of: 4096) { part, offset in
-      #expect(offset == all.count)
-      parts.append(part.readableBytes)
-      all += part.readableBytesView
-      return true
-    }
-    #expect(isDone)
-    #expect(all == bytes)
-    #expect(parts.dropLast().allSatisfy { $0 % 4096 == 0 })
+    #expect(data.isComplete)
+    #expect((data.lasting == nil) == (count < ReceivedData.large))
+    let pages = try PagePool.lend(holding: Sector(holding: UInt64(count + 3)))
+    data.store(0..<count, into: pages.buffer, at: 3)
+    #expect(pages.buffer.bytes(3..<3 + count) == bytes)
+    data.store(count / 2..<count, into: pages.buffer, at: 0)
+    #expect(pages.buffer.bytes(0..<count - count / 2) == [UInt8](bytes[(count / 2)...]))
+    guard count % 512 == 0 else { return }
+    #expect(data.withSectors { $0.bytes(0..<count) == bytes && $0.byteCount == count })
   }
 
-  @Test func aPartThatFailsEndsIt() {
-    var input = ByteBuffer(repeating: 1, count: 12_288)
-    var data = ReceivedData()
-    var pieces = 0
-    for _ in 0..<3 {
-      if var piece = input.readSlice(length: 4096) { _ = data.take(12_288, from: &piece) }
+  /// Any device can write from it: it begins with a page, and has whole sectors.
+  @Test func largeDataAreAligned() throws {
+    for wanted in [32_768, 100_001] {
+      let buffer = try #require(ReceivedData(wanted: wanted).lasting)
+      buffer.withBytes {
+        $0.withUnsafeBytes { #expect(Int(bitPattern: $0.baseAddress) % 4096 == 0) }
+      }
+      #expect(buffer.byteCount == (wanted + 511) / 512 * 512)
     }
-    #expect(
-      !data.inBlocks(of: 4096) { _, _ in
-        pieces += 1; return false
-      })
-    #expect(pieces == 1)
+  }
+}
+
+extension IOBuffer {
+  fileprivate func bytes(_ range: Range<Int>) -> [UInt8] {
+    withBytes { $0.withUnsafeBytes { [UInt8]($0[range]) } }
   }
 }

@@ -15,11 +15,11 @@ struct TestServer {
 
   /// Runs `body` with a server, and takes everything down again.
   static func serving(
-    limits: ServerLimits = ServerLimits(), tls: ServerTLS? = nil,
+    limits: ServerLimits = ServerLimits(), tls: ServerTLS? = nil, helpers: Int = 1,
     _ devices: [String: any BlockDevice], isReadOnly: Bool = false,
     _ body: (TestServer) async throws -> Void
   ) async throws {
-    let network = try await NetworkLoop.start(helpers: 1, logger: .silent)
+    let network = try await NetworkLoop.start(helpers: helpers, logger: .silent)
     let folder = FileManager.default.temporaryDirectory
       .appendingPathComponent("kcopyd-nbd-\(UInt32.random(in: 0 ... .max))")
     try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
@@ -104,6 +104,11 @@ actor RawClient {
   /// Leaves what the server says from now on where it is.
   func stopHearing() async throws {
     try await channel.setOption(.autoRead, value: false).get()
+  }
+
+  /// Hears it, after all.
+  func hearAgain() async throws {
+    try await channel.setOption(.autoRead, value: true).get()
   }
 
   /// The next `count` bytes; fewer when the server has closed.

@@ -12,7 +12,7 @@ struct ServeCommand: AsyncParsableCommand {
       configuration file (JSON) may hold the settings below and devices and exports that are made \
       if they aren't there yet:
 
-      {"nbd": {"listen": ["127.0.0.1:10809"], "unix": [], "threads": 2, "tls": \
+      {"nbd": {"listen": ["127.0.0.1:10809"], "unix": [], "threads": 2, "poll": 50, "tls": \
       {"mode": "require", "certificate": "…", "key": "…"}}, "socket": "…", "state": "…", "metrics": "127.0.0.1:9090", \
       "log": "info", "devices": {"disk": "0 2048 linear /srv/disk.img 0"}, \
       "exports": {"disk": "disk"}}
@@ -38,6 +38,13 @@ struct ServeCommand: AsyncParsableCommand {
 
   @Option(help: "How many threads serve NBD clients. (default: one per processor, at most 4)")
   var threads: String?
+
+  @Option(
+    help: """
+      For how many microseconds they look for the next request of a client that asks one thing \
+      at a time, before they sleep. (default: 50)
+      """)
+  var poll: String?
 
   @Option(
     name: .customLong("tls"),
@@ -67,6 +74,7 @@ struct ServeCommand: AsyncParsableCommand {
     options.listen = listen
     options.unix = unix.map(absolutePath)
     options.threads = threads
+    options.poll = poll
     options.tlsMode = tlsMode
     options.tlsCertificate = tlsCertificate.map(absolutePath)
     options.tlsKey = tlsKey.map(absolutePath)

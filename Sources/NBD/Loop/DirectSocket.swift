@@ -10,14 +10,14 @@ import NIOPosix
   import Darwin
 #endif
 
-/// The socket of a connection without TLS, for moving data between it and the memory of requests
-/// with no copy in between.
+/// The socket of a connection without TLS, of a client or a server, for moving data between it and
+/// the memory of requests with no copy in between, and no more calls than that takes.
 ///
 /// NIO waits for the socket, and finds out that it is closed or broken; nothing here waits, and an
 /// error is taken for "nothing now". NIO keeps nothing that it has read, so that what is received
 /// here is what comes next; whoever sends here sees to it that nothing of NIO's is still to be sent.
 ///
-/// The only unsafe code of the client: the system's calls want addresses.
+/// Unsafe, because the system's calls want addresses.
 struct DirectSocket {
   private let channel: any Channel
   /// NIO's, and to be used while the channel is active only: NIO closes it and has the channel
@@ -66,6 +66,38 @@ struct DirectSocket {
         }
       }
     }
+  }
+
+  /// Receives what is there behind what the buffer holds.
+  ///
+  /// - Returns: how many bytes, at most so many; 0 when there are none now, or never again.
+  func receive(into bytes: inout ByteBuffer, atMost limit: Int) -> Int {
+    bytes.writeWithUnsafeMutableBytes(minimumWritableBytes: limit) { memory in
+      // The memory is this buffer's alone during the call, and as long as was asked for.
+      call { recv($0, memory.baseAddress, limit, CInt(MSG_DONTWAIT)) }
+    }
+  }
+
+  /// Sends what two buffers hold, one after the other.
+  ///
+  /// - Returns: how many bytes; 0 when none are taken now, or never again.
+  func send(_ first: ByteBuffer, _ second: ByteBuffer) -> Int {
+    first.withUnsafeReadableBytes { first in
+      second.withUnsafeReadableBytes { second in
+        // Only read, and within the call.
+        var parts = (piece(first), piece(second))
+        return withUnsafeMutableBytes(of: &parts) { parts in
+          var message = msghdr()
+          message.msg_iov = parts.bindMemory(to: iovec.self).baseAddress
+          message.msg_iovlen = second.isEmpty ? 1 : 2
+          return call { sendmsg($0, &message, Self.sendFlags) }
+        }
+      }
+    }
+  }
+
+  private func piece(_ bytes: UnsafeRawBufferPointer) -> iovec {
+    iovec(iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress), iov_len: bytes.count)
   }
 
   /// Sends what the queue begins with.

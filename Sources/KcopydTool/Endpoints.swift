@@ -15,9 +15,9 @@ struct Source {
 
   /// Opens `path` and finds the region; every refusal says what is wrong with which.
   init(
-    _ path: String, from: Sector, count: Sector?, options: WritingOptions, on loop: IOLoop
+    _ path: String, from: Sector, count: Sector?, options: WritingOptions, on engine: Engine
   ) async throws(Refusal) {
-    let file = try await openEndpoint(path, writable: false, options: options, on: loop)
+    let file = try await openEndpoint(path, writable: false, options: options, on: engine)
     try self.init(file, of: [file], from: from, count: count)
   }
 
@@ -58,12 +58,17 @@ func openDevice(
 }
 
 /// Opens the export that `name` is the URI of; nil: it isn't one but a file.
-func openExport(_ name: String, writable: Bool) async throws(Refusal) -> NBDDevice? {
+///
+/// One that is only read lives on a thread of its own: receiving and sending at the same time.
+func openExport(
+  _ name: String, writable: Bool, on engine: Engine? = nil
+) async throws(Refusal) -> NBDDevice? {
   guard NBDURI.isMeant(by: name) else { return nil }
   var options = NBDClientOptions()
   options.isWritable = writable
   do {
-    return try await NBDDevice.open(NBDURI(name), options)
+    return try await NBDDevice.open(
+      NBDURI(name), options, on: writable ? engine?.network?.eventLoop : nil)
   } catch let error as IOFailure {
     throw Refusal(error.description)
   } catch {
@@ -74,14 +79,14 @@ func openExport(_ name: String, writable: Bool) async throws(Refusal) -> NBDDevi
 /// Opens one end of a copy as the options say: a file, a disk or an export.
 func openEndpoint(
   _ path: String, writable: Bool, direct: DirectChoice? = nil, options: WritingOptions,
-  on loop: IOLoop
+  on engine: Engine
 ) async throws(Refusal) -> any BlockDevice {
-  if let export = try await openExport(path, writable: writable) { return export }
+  if let export = try await openExport(path, writable: writable, on: engine) { return export }
   return try openDevice(
     path,
     .init(
       isWritable: writable, direct: direct ?? options.engine.direct, isExclusive: !options.force),
-    on: loop)
+    on: engine.loop)
 }
 
 /// Whether two names are of one file, also through links.
@@ -99,7 +104,8 @@ struct Destinations {
   private(set) var created: [String] = []
 
   init(
-    _ paths: [String], of source: Source, at start: Sector, options: WritingOptions, on loop: IOLoop
+    _ paths: [String], of source: Source, at start: Sector, options: WritingOptions,
+    on engine: Engine
   ) async throws(Refusal) {
     guard !paths.isEmpty else { throw Refusal("no destination") }
     guard paths.count <= KcopydClient.maximumDestinations else {
@@ -119,9 +125,9 @@ struct Destinations {
     var opened: [Int: any BlockDevice] = [:]
     let target = start..<Sector(end)
     for (index, path) in paths.enumerated() where Self.exists(path) {
-      try Self.refuseDisk(path, target, under: source, on: loop)
+      try Self.refuseDisk(path, target, under: source, on: engine.loop)
       let device = try await openEndpoint(
-        path, writable: true, direct: direct, options: options, on: loop)
+        path, writable: true, direct: direct, options: options, on: engine)
       try Self.check(device, against: source, wanted: wanted)
       try Self.refuseOverlap(of: device, target, with: source)
       if let other = opened.values.first(where: { $0.identity == device.identity }) {
@@ -136,7 +142,8 @@ struct Destinations {
     }
     do throws(Refusal) {
       for (index, path) in paths.enumerated() where opened[index] == nil {
-        opened[index] = try Self.create(path, byteCount: wanted, direct: direct, on: loop)
+        opened[index] = try Self.create(
+          path, byteCount: wanted, direct: direct, on: engine.loop)
         created.append(path)
       }
     } catch {

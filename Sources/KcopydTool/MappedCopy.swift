@@ -169,7 +169,7 @@ struct MappedCopy {
   // MARK: Endpoints
 
   private func openDestinations() async throws(Refusal) -> Destinations {
-    try await Destinations(paths, of: source, at: start, options: options, on: engine.loop)
+    try await Destinations(paths, of: source, at: start, options: options, on: engine)
   }
 
   /// Other programs let a file grow while they copy: what the map is of may be too short.

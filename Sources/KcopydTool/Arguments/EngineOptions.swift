@@ -38,8 +38,14 @@ struct EngineOptions: ParsableArguments {
   /// What comes through a socket is best passed on while it is in the processor's cache.
   private static let networkSubJob = Sector(holding: 256 << 10)
 
-  /// The loop and the client that the options ask for, to be used with these devices.
-  func makeEngine(for paths: [String] = []) throws(Refusal) -> Engine {
+  /// The loop and the client that the options ask for.
+  ///
+  /// - Parameters:
+  ///   - sources: what is to be read, devices or URIs.
+  ///   - destinations: what is to be written.
+  func makeEngine(
+    from sources: [String] = [], to destinations: [String] = []
+  ) async throws(Refusal) -> Engine {
     let subJob = try subJobSize.map { text throws(Refusal) in
       try Sector(text, option: "--sub-job-size")
     }
@@ -59,13 +65,17 @@ struct EngineOptions: ParsableArguments {
     // Without a limit none is made: whoever has one must ask it for every piece.
     let limit =
       throttle < 100 || rate != nil ? Throttle(percent: throttle, bytesPerSecond: rate) : nil
-    let loop = try startLoop(backend)
+    let reads = sources.contains(where: NBDURI.isMeant)
+    let writes = destinations.contains(where: NBDURI.isMeant)
+    // From network to network every piece would be handed over four times. Where there is a file,
+    // it waits for the disk's threads anyhow, and the network is better off on its own.
+    let network = reads && writes ? try await startNetworkLoop(backend) : nil
+    let loop = if let network { network.ioLoop } else { try startLoop(backend) }
     do throws(KcopydError) {
-      let usual =
-        paths.contains(where: NBDURI.isMeant) ? Self.networkSubJob : KcopydClient.maximumSubJob
+      let usual = reads || writes ? Self.networkSubJob : KcopydClient.maximumSubJob
       let client = try KcopydClient(
         pages: pages, subJob: subJob ?? usual, throttle: limit, on: loop)
-      return Engine(loop: loop, client: client)
+      return Engine(loop: loop, client: client, network: network)
     } catch {
       if case .noMemory = error { throw Refusal("\(error); lower --pages") }
       throw Refusal("\(error); raise --pages or lower --sub-job-size")
@@ -98,6 +108,16 @@ struct WritingOptions: ParsableArguments {
 struct Engine {
   let loop: IOLoop
   let client: KcopydClient
+  /// Whose I/O loop it is, if exports that are written are to live there, too.
+  let network: NetworkLoop?
+}
+
+private func startNetworkLoop(_ backend: BackendChoice) async throws(Refusal) -> NetworkLoop {
+  do throws(IOFailure) {
+    return try await NetworkLoop.start(backend: backend, logger: Output.logger)
+  } catch {
+    throw Refusal(error.description)
+  }
 }
 
 extension DirectChoice: ExpressibleByArgument {}

@@ -30,7 +30,7 @@ struct CompareCommand: AsyncParsableCommand {
     let to = try to.map { try Sector($0, option: "--to") } ?? .zero
     let count = try count.map { try Sector($0, option: "--count") }
     if count == .zero { throw Refusal("--count: must be more than 0") }
-    let engine = try options.makeEngine(for: [first, second])
+    let engine = try await options.makeEngine(from: [first, second])
     let one = try await open(first, on: engine.loop)
     let two = try await open(second, on: engine.loop)
     let rests = (try rest(of: one, from, "--from"), try rest(of: two, to, "--to"))

@@ -47,9 +47,9 @@ struct CopyCommand: AsyncParsableCommand {
     let isWhole = from == .zero && to == .zero && count == nil && !rescue.isWanted
     let request = try content.makeRequest(options, isWhole: isWhole)
     if rescue.rescue { try content.refuseWithRescue() }
-    let engine = try options.engine.makeEngine(for: [source] + destinations)
+    let engine = try await options.engine.makeEngine(from: [source], to: destinations)
     let source = try await Source(
-      source, from: from, count: count, options: options, on: engine.loop)
+      source, from: from, count: count, options: options, on: engine)
     if rescue.isWanted {
       let copy = MappedCopy(
         source: source, paths: destinations, start: to, rescue: rescue, request: request,
@@ -69,7 +69,7 @@ func copyAll(
   _ title: String, _ interruption: Interruption
 ) async throws(Refusal) -> Report {
   let destinations = try await Destinations(
-    paths, of: source, at: start, options: options, on: engine.loop)
+    paths, of: source, at: start, options: options, on: engine)
   let copy = ContentCopy(
     engine: engine, source: source, destinations: destinations, start: start, request: request,
     options: options, interruption: interruption)

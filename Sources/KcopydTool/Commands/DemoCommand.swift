@@ -18,14 +18,14 @@ struct DemoCommand: AsyncParsableCommand {
     // Also when it is ended at once.
     interruption.cleanUp { try? FileManager.default.removeItem(atPath: folder) }
     defer { try? FileManager.default.removeItem(atPath: folder) }
-    let engine = try options.engine.makeEngine()
+    let engine = try await options.engine.makeEngine()
     let image = "\(folder)/image"
     Output.say("making an image of \(Format.bytes(Self.size)) in \(folder)")
     try makeImage(image)
-    let source = try await Source(image, from: .zero, count: nil, options: options, on: engine.loop)
+    let source = try await Source(image, from: .zero, count: nil, options: options, on: engine)
     let destinations = try await Destinations(
       ["a", "b", "c"].map { "\(folder)/copy-\($0)" }, of: source, at: .zero, options: options,
-      on: engine.loop)
+      on: engine)
     Explanation(engine: engine, source: source, destinations: destinations.devices).show()
     let regions = destinations.devices.map { IORegion($0, count: source.region.count) }
     let transfer = Transfer(

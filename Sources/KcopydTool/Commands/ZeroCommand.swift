@@ -31,8 +31,8 @@ struct ZeroCommand: AsyncParsableCommand {
       throw Refusal(
         "\(destinations.count) destinations; the most is \(KcopydClient.maximumDestinations)")
     }
-    let engine = try options.engine.makeEngine()
-    let devices = try await open(on: engine.loop)
+    let engine = try await options.engine.makeEngine(to: destinations)
+    let devices = try await open(on: engine)
     let length = try length(of: devices, from: to, count)
     if options.explain {
       Explanation(engine: engine, source: nil, destinations: devices).show()
@@ -51,10 +51,10 @@ struct ZeroCommand: AsyncParsableCommand {
     try show(report, verb: "zeroed", options)
   }
 
-  private func open(on loop: IOLoop) async throws(Refusal) -> [any BlockDevice] {
+  private func open(on engine: Engine) async throws(Refusal) -> [any BlockDevice] {
     var devices: [any BlockDevice] = []
     for path in destinations {
-      let device = try await openEndpoint(path, writable: true, options: options, on: loop)
+      let device = try await openEndpoint(path, writable: true, options: options, on: engine)
       if let other = devices.first(where: { $0.identity == device.identity }) {
         throw Refusal("'\(path)' and '\(other.name)' are the same destination")
       }

@@ -25,7 +25,7 @@ struct SnapshotExportCommand: AsyncParsableCommand {
 
   func run() async throws {
     let interruption = Interruption()
-    let engine = try options.engine.makeEngine(for: destinations)
+    let engine = try await options.engine.makeEngine(to: destinations)
     let files = SnapshotFiles(
       loop: engine.loop, force: options.force, direct: options.engine.direct)
     try files.refuseSame(origin: origin, cow: cow)

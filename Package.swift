@@ -137,7 +137,11 @@ let package = Package(
       ],
       swiftSettings: settings),
     .testTarget(
-      name: "NBDTests", dependencies: ["NBD", "BlockIO", "BlockIOTesting", system] + nio,
+      name: "NBDTests",
+      dependencies: [
+        "NBD", "BlockIO", "BlockIOTesting", system,
+        .product(name: "NIOEmbedded", package: "swift-nio"),
+      ] + nio,
       swiftSettings: settings),
     .testTarget(
       name: "DaemonTests",

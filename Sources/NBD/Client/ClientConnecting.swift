@@ -22,24 +22,6 @@ extension ClientSession {
     let number = lastConnection
     let limit = TimeAmount(options.handshakeTimeout)
     let bound = NIOLoopBound(self, eventLoop: eventLoop)
-    let bootstrap = ClientBootstrap(group: eventLoop)
-      .connectTimeout(limit)
-      .channelOption(.tcpOption(.tcp_nodelay), value: 1)
-      .channelOption(
-        .recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: ReceiveSize.usual)
-      )
-      // What is read next may be better read otherwise.
-      .channelOption(.maxMessagesPerRead, value: 1)
-      .channelInitializer { channel in
-        channel.eventLoop.makeCompletedFuture {
-          let session = bound.value
-          session.lines[number] = ClientLine(
-            number: number, channel: channel,
-            handshake: ClientHandshake(export: session.uri.export, tls: session.tls != nil),
-            isEncrypted: session.tls != nil)
-          try channel.pipeline.syncOperations.addHandler(ClientInlet(session, number))
-        }
-      }
     var isDone = false
     var deadline: Scheduled<Void>?
     let end: (Result<ExportInfo, LineFailure>) -> Void = { result in
@@ -55,11 +37,16 @@ extension ClientSession {
       self.opening.removeValue(forKey: number)
       end(.failure(LineFailure("no answer within \(self.options.handshakeTimeout)")))
     }
-    let channel =
-      switch uri.server {
-      case .tcp(let host, let port): bootstrap.connect(host: host, port: port)
-      case .unix(let path): bootstrap.connect(unixDomainSocketPath: path)
+    let channel = connector(uri.server, limit, eventLoop) { channel in
+      channel.eventLoop.makeCompletedFuture {
+        let session = bound.value
+        session.lines[number] = ClientLine(
+          number: number, channel: channel,
+          handshake: ClientHandshake(export: session.uri.export, tls: session.tls != nil),
+          isEncrypted: session.tls != nil)
+        try channel.pipeline.syncOperations.addHandler(ClientInlet(session, number))
       }
+    }
     channel.assumeIsolated().whenComplete { result in
       switch result {
       case .failure(let error):
@@ -70,6 +57,26 @@ extension ClientSession {
         // Given up while it was being made.
         if self.lines[number] == nil { channel.close(promise: nil) }
       }
+    }
+  }
+
+  /// The connector of all sessions but those of tests.
+  static func connectByNetwork(
+    _ server: NBDURI.Server, _ limit: TimeAmount, _ eventLoop: any EventLoop,
+    _ prepare: @escaping @Sendable (any Channel) -> EventLoopFuture<Void>
+  ) -> EventLoopFuture<any Channel> {
+    let bootstrap = ClientBootstrap(group: eventLoop)
+      .connectTimeout(limit)
+      .channelOption(.tcpOption(.tcp_nodelay), value: 1)
+      .channelOption(
+        .recvAllocator, value: FixedSizeRecvByteBufferAllocator(capacity: ReceiveSize.usual)
+      )
+      // What is read next may be better read otherwise.
+      .channelOption(.maxMessagesPerRead, value: 1)
+      .channelInitializer(prepare)
+    return switch server {
+    case .tcp(let host, let port): bootstrap.connect(host: host, port: port)
+    case .unix(let path): bootstrap.connect(unixDomainSocketPath: path)
     }
   }
 

@@ -7,12 +7,20 @@ import NIOCore
 /// – is done here.
 final class ClientSession {
   typealias Number = RequestLedger.Number
-  typealias Completion = UnsafeContinuation<ClientAnswer, Never>
+  /// Called once for each request, on the event loop.
+  typealias Completion = (ClientAnswer) -> Void
+  /// Makes a connection to the server, within the limit, on the session's event loop; what prepares
+  /// it is called before anything comes on it.
+  typealias Connector = (
+    NBDURI.Server, TimeAmount, any EventLoop,
+    @escaping @Sendable (any Channel) -> EventLoopFuture<Void>
+  ) -> EventLoopFuture<any Channel>
 
   let uri: NBDURI
   let options: NBDClientOptions
   let eventLoop: any EventLoop
   let tls: ClientTLS?
+  let connector: Connector
 
   var ledger = RequestLedger()
   var lines: [RequestLedger.Connection: ClientLine] = [:]
@@ -45,11 +53,13 @@ final class ClientSession {
   private var unflushed: Set<RequestLedger.Connection> = []
 
   init(
-    _ uri: NBDURI, _ options: NBDClientOptions, on eventLoop: any EventLoop
+    _ uri: NBDURI, _ options: NBDClientOptions, on eventLoop: any EventLoop,
+    connector: @escaping Connector = ClientSession.connectByNetwork
   ) throws(LineFailure) {
     self.uri = uri
     self.options = options
     self.eventLoop = eventLoop
+    self.connector = connector
     tls = try ClientTLS(uri, options)
   }
 
@@ -58,9 +68,9 @@ final class ClientSession {
 
   // MARK: Requests
 
-  func submit(_ request: ClientRequest, _ completion: Completion) {
+  func submit(_ request: ClientRequest, _ completion: @escaping Completion) {
     if let failure {
-      return completion.resume(returning: Self.failed(failure))
+      return completion(Self.failed(failure))
     }
     if !isConnected, ledger.isIdle { outage = eventLoop.now }
     let number = ledger.submit(request.kind, bytes: request.payload)
@@ -110,7 +120,7 @@ final class ClientSession {
   }
 
   private func finish(_ number: Number, _ answer: ClientAnswer) {
-    outstanding.removeValue(forKey: number)?.completion.resume(returning: answer)
+    outstanding.removeValue(forKey: number)?.completion(answer)
   }
 
   private var mayBeLost: RequestFailure {

@@ -328,9 +328,11 @@ public final class NBDDevice: BlockDevice {
   ) async throws(IOFailure) -> ClientAnswer {
     let answer: ClientAnswer = await withUnsafeContinuation { completion in
       if eventLoop.inEventLoop {
-        session.value.submit(request, completion)
+        session.value.submit(request) { completion.resume(returning: $0) }
       } else {
-        eventLoop.execute { [session] in session.value.submit(request, completion) }
+        eventLoop.execute { [session] in
+          session.value.submit(request) { completion.resume(returning: $0) }
+        }
       }
     }
     guard case .failed(let failure) = answer else { return answer }

@@ -56,7 +56,7 @@ private final class Counter: Sendable {
   func next() -> Int { value.add(1, ordering: .relaxed).newValue }
 }
 
-private final class ScriptedHandler: ChannelInboundHandler {
+final class ScriptedHandler: ChannelInboundHandler {
   typealias InboundIn = ByteBuffer
 
   private let number: Int
@@ -72,8 +72,9 @@ private final class ScriptedHandler: ChannelInboundHandler {
   private var isInUse = false
 
   init(
-    number: Int, byteCount: UInt64, flags: TransmissionFlags, isStructured: Bool,
-    greeting: ByteBuffer?, answersEarly: Bool, script: @escaping ScriptedServer.Script
+    number: Int, byteCount: UInt64, flags: TransmissionFlags, isStructured: Bool = true,
+    greeting: ByteBuffer? = nil, answersEarly: Bool = false,
+    script: @escaping ScriptedServer.Script
   ) {
     self.number = number
     self.byteCount = byteCount

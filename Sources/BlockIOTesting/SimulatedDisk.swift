@@ -53,7 +53,8 @@ public final class SimulatedDisk: BlockDevice {
   ///   - plan: what goes wrong.
   ///   - hasVolatileCache: whether writes need a flush to be durable.
   ///   - crashSwitch: what turns it off together with others.
-  ///   - isOftenQuick: whether half of all writes are done on the spot, for those who ask for it.
+  ///   - isOftenQuick: whether half of all reads and writes are done on the spot, for those who ask
+  ///     for it.
   public init(
     _ name: String, sectorCount: Sector, content: Content? = nil, seed: UInt64 = 0, loop: IOLoop,
     limits: DeviceLimits = allCapabilities, plan: FaultPlan = FaultPlan(),
@@ -120,23 +121,38 @@ public final class SimulatedDisk: BlockDevice {
     if isDurable && !limits.supportsFUA { try await flush() }
   }
 
+  /// Reads at once, every now and then.
+  public func readNow(
+    _ sectors: Range<Sector>, into buffer: IOBuffer
+  ) throws(IOFailure) -> Bool {
+    precondition(buffer.sectorCount == sectors.length)
+    return try performNow(.read, sectors, .into(buffer))
+  }
+
   /// Writes at once, every now and then.
   public func writeNow(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) throws(IOFailure) -> Bool {
     precondition(buffer.sectorCount == sectors.length)
-    guard isOftenQuick, spot.withLock({ $0.chance(1, in: 2) }), plan.delay(of: sectors) == .zero,
-      limits.supportsFUA || !options.contains(.durable)
+    let isDurable = options.contains(.durable)
+    guard limits.supportsFUA || !isDurable else { return false }
+    return try performNow(.write, sectors, .from(buffer), isDurable: isDurable)
+  }
+
+  private func performNow(
+    _ operation: IOFailure.Operation, _ sectors: Range<Sector>, _ payload: Payload,
+    isDurable: Bool = false
+  ) throws(IOFailure) -> Bool {
+    guard isOftenQuick, spot.withLock({ $0.chance(1, in: 2) }), plan.delay(of: sectors) == .zero
     else { return false }
-    try check(sectors, for: .write)
+    try check(sectors, for: operation)
     let request = Request(
-      operation: .write, name: name, sectors: sectors, payload: .from(buffer),
-      isDurable: options.contains(.durable))
+      operation: operation, name: name, sectors: sectors, payload: payload, isDurable: isDurable)
     let now = loop.now
     let course = try state.withLock { (state) throws(IOFailure) in
       try state.begin(request, at: now)
     }
-    crashSwitch?.count()
+    if operation != .read { crashSwitch?.count() }
     try state.withLock { (state) throws(IOFailure) in
       var failure: IOFailure?
       for step in course.steps where failure == nil { failure = state.take(step, of: course) }

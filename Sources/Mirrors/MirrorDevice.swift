@@ -84,10 +84,14 @@ public final class MirrorDevice: BlockDevice {
 
   public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
     try check(sectors, for: .read)
-    if let request = mirror.beginReadHere(sectors) {
-      return try await mirror.readHere(sectors, by: request, into: buffer)
+    switch mirror.beginReadHere(sectors, into: buffer) {
+    case .done: return
+    case .begun(let request):
+      try await mirror.finishReadHere(sectors, by: request, into: buffer)
+    case .failed(let leg, let failure):
+      try await mirror.readHere(sectors, into: buffer, after: leg, failure)
+    case .elsewhere: try await mirror.read(sectors, into: buffer)
     }
-    try await mirror.read(sectors, into: buffer)
   }
 
   public func write(

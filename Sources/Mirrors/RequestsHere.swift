@@ -6,37 +6,71 @@ import BlockIO
 extension Mirror {
   // MARK: Reading
 
-  /// Begins a read in the calling task, if that runs on the loop and all regions are in sync.
-  ///
-  /// - Returns: the request to a leg, for ``readHere(_:by:into:)``.
-  nonisolated func beginReadHere(_ sectors: Range<Sector>) -> LegRequest? {
-    guard loop.isCurrent, !sectors.isEmpty else { return nil }
-    return assumeIsolated { mirror in
-      let touched = mirror.parameters.regionSize.regions(touching: sectors)
-      guard mirror.isResumed, !mirror.isSuspending, touched.allSatisfy(mirror.log.isInSync),
-        let index = mirror.legToRead(isInSync: true, trusted: mirror.defaultLeg, except: [])
-      else { return nil }
-      mirror.requests.add(1)
-      mirror.legs[index].reads += 1
-      return mirror.begin(.read, index, sectors)
+  /// How far a read has come in the calling task.
+  enum ReadHere {
+    /// It is done.
+    case done
+    /// It is to be made to that leg, by ``finishReadHere(_:by:into:)``.
+    case begun(LegRequest)
+    /// That leg couldn't be read: it is for ``readHere(_:into:after:_:)``.
+    case failed(leg: Int, IOFailure)
+    /// It has to wait for something: it is for the actor.
+    case elsewhere
+  }
+
+  /// Begins a read in the calling task, if that runs on the loop and all regions are in sync. A leg
+  /// that can do it on the spot has been read then.
+  nonisolated func beginReadHere(_ sectors: Range<Sector>, into buffer: IOBuffer) -> ReadHere {
+    guard loop.isCurrent, !sectors.isEmpty else { return .elsewhere }
+    return assumeIsolated { $0.readOnTheSpot(sectors, into: buffer) }
+  }
+
+  private func readOnTheSpot(_ sectors: Range<Sector>, into buffer: IOBuffer) -> ReadHere {
+    let touched = parameters.regionSize.regions(touching: sectors)
+    guard isResumed, !isSuspending, touched.allSatisfy(log.isInSync),
+      let index = legToRead(isInSync: true, trusted: defaultLeg, except: [])
+    else { return .elsewhere }
+    // Nothing else can happen until the end of this function.
+    let leg = legs[index]
+    var now = loop.now
+    do throws(IOFailure) {
+      if try leg.device.readNow(leg.sectors(of: sectors), into: buffer) {
+        note(.read, leg, sectors, since: &now, isDone: true)
+        return .done
+      }
+    } catch {
+      note(.read, leg, sectors, since: &now, isDone: false)
+      requests.add(1)
+      return .failed(leg: index, error)
     }
+    requests.add(1)
+    leg.reads += 1
+    return .begun(begin(.read, index, sectors))
   }
 
   /// Does that read; from another leg, if this one fails.
-  nonisolated func readHere(
+  nonisolated func finishReadHere(
     _ sectors: Range<Sector>, by request: LegRequest, into buffer: IOBuffer
   ) async throws(IOFailure) {
-    defer { endReadHere() }
     let index = request.leg
     do throws(IOFailure) {
       let place = places[index]
       try await place.device.read(sectors.shifted(by: place.offset), into: buffer)
-      endReadHere(request, isDone: true)
     } catch {
       endReadHere(request, isDone: false)
-      await noteFailedRead(index, error, isInSync: true)
-      try await read(sectors, into: buffer, tried: [index], last: error)
+      return try await readHere(sectors, into: buffer, after: index, error)
     }
+    endReadHere(request, isDone: true)
+    endReadHere()
+  }
+
+  /// Reads from another leg than the one that failed.
+  nonisolated func readHere(
+    _ sectors: Range<Sector>, into buffer: IOBuffer, after index: Int, _ failure: IOFailure
+  ) async throws(IOFailure) {
+    defer { endReadHere() }
+    await noteFailedRead(index, failure, isInSync: true)
+    try await read(sectors, into: buffer, tried: [index], last: failure)
   }
 
   private nonisolated func endReadHere(_ request: LegRequest, isDone: Bool) {

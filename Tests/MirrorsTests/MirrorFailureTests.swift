@@ -188,6 +188,25 @@ struct MirrorSetting {
     }
   }
 
+  /// Once the log has failed, a flush that fails marks the leg and no more: nothing is called clean or
+  /// out of sync for it.
+  @Test func aFlushFailsAfterTheLog() throws {
+    try simulate { loop in
+      let setting = try await MirrorSetting(on: loop).resumed()
+      MirrorSetting.fail(setting.log, .write)
+      try await setting.mirror.put("new", 40..<50)
+      await loop.sleep(for: .seconds(1))
+      #expect(await setting.state == "16 AAA D")
+      MirrorSetting.fail(setting.legs[1], .flush, times: 1)
+      try await setting.mirror.flush()
+      #expect(await setting.state == "16 ADA D")
+      try await setting.mirror.put("new", 100..<110)
+      await loop.sleep(for: .seconds(1))
+      #expect(await setting.state == "16 ADA D")
+      await setting.mirror.suspend()
+    }
+  }
+
   /// A leg that can't be flushed for the log: `F`, and no bit is set any more.
   @Test func aFlushForTheLogFails() throws {
     try simulate { loop in

@@ -53,6 +53,7 @@ struct MirrorBench {
       timings.add("writes by hand", byHand)
       timings.add("writes", mirrorWrites)
       timings.add("bare reads", bareReads.min() ?? .nan)
+      timings.add("first leg's reads", bareReads[0])
       timings.add("reads", mirrorReads)
     }
     let name =
@@ -62,7 +63,8 @@ struct MirrorBench {
         recovery of \(size.bytes >> 20) MiB  speed \(ratio(timings, "copy", "resync")) of a plain copy, flushed
         hot writes           speed \(ratio(timings, "bare writes", "writes")) of the slower bare leg, \
       \(ratio(timings, "writes by hand", "writes")) of writing both at once by hand
-        reads of 64 KiB      speed \(ratio(timings, "bare reads", "reads")) of the faster bare leg
+        reads of 64 KiB      speed \(ratio(timings, "bare reads", "reads")) of the faster bare leg, \
+      \(ratio(timings, "first leg's reads", "reads")) of the first one
 
       """
   }

@@ -77,6 +77,7 @@ package final class Quota {
 
   package func remove(_ fewer: Int) {
     count -= fewer
+    assert(count >= 0, "ended more often than begun")
     changed.open()
   }
 

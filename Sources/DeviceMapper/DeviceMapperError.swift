@@ -57,8 +57,15 @@ public struct DeviceMapperError: Error, Hashable, Sendable, CustomStringConverti
     return prefix + reason + (advice.map { "; \($0)" } ?? "")
   }
 
+  /// The same refusal for somebody who hasn't written the table: without line and word.
+  public var withoutPlace: DeviceMapperError {
+    var plain = self
+    (plain.line, plain.word) = (nil, nil)
+    return plain
+  }
+
   /// The same refusal with the device that it is about, unless it names one.
-  func of(_ device: String) -> DeviceMapperError {
+  public func of(_ device: String) -> DeviceMapperError {
     var named = self
     named.device = self.device ?? device
     return named

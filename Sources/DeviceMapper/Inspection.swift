@@ -1,7 +1,7 @@
 public import BlockIO
 
 /// What `dmsetup info` says of a device, and what it has done.
-public struct DeviceInfo: Sendable, Hashable, CustomStringConvertible {
+public struct DeviceInfo: Sendable, Hashable {
   /// Its name.
   public let name: String
   /// Its uuid; empty: none.
@@ -30,24 +30,6 @@ public struct DeviceInfo: Sendable, Hashable, CustomStringConvertible {
   public let sectorCount: Sector
   /// What it has done.
   public let statistics: DeviceStatistics
-
-  /// As dmsetup prints it.
-  public var description: String {
-    let tables = [(hasLiveTable, "LIVE"), (hasInactiveTable, "INACTIVE")].filter(\.0).map(\.1)
-    let fields: [(String, String)] = [
-      ("Name:", name),
-      ("State:", (isSuspended ? "SUSPENDED" : "ACTIVE") + (isReadOnly ? " (READ-ONLY)" : "")),
-      ("Tables present:", tables.isEmpty ? "None" : tables.joined(separator: " & ")),
-      ("Open count:", "\(openCount)"), ("Event number:", "\(eventNumber)"),
-      ("Major, minor:", "\(major), \(minor)"), ("Number of targets:", "\(targetCount)"),
-    ]
-    var lines = fields.map { label, value in
-      label + String(repeating: " ", count: 19 - label.count) + value
-    }
-    if isRemovalDeferred { lines.append("Deferred removal:  yes") }
-    if !uuid.isEmpty { lines.append("UUID: \(uuid)") }
-    return lines.joined(separator: "\n")
-  }
 }
 
 /// What it takes to make a device again.

@@ -17,15 +17,7 @@ extension DeviceMapper {
 
   /// Makes the inactive table live, if there is one, and starts.
   func resumeNow(_ entry: DeviceEntry, isNoFlush: Bool) async throws(DeviceMapperError) {
-    guard let table = entry.inactive else {
-      guard let live = entry.live else {
-        throw DeviceMapperError(.state, "it has no table", advice: "load one first")
-      }
-      guard entry.isSuspended else { return }
-      try checkClaims(live, of: entry)
-      try await start(entry, live)
-      return
-    }
+    guard let table = entry.inactive else { return try await goOnNow(entry) }
     try checkClaims(table, of: entry)
     let wasRunning = entry.live != nil && !entry.isSuspended
     await suspendNow(entry, isNoFlush: isNoFlush)
@@ -44,6 +36,16 @@ extension DeviceMapper {
     }
     emit(.tableChanged, entry)
     await destroy(old)
+  }
+
+  /// Starts with the live table.
+  func goOnNow(_ entry: DeviceEntry) async throws(DeviceMapperError) {
+    guard let live = entry.live else {
+      throw DeviceMapperError(.state, "it has no table", advice: "load one first")
+    }
+    guard entry.isSuspended else { return }
+    try checkClaims(live, of: entry)
+    try await start(entry, live)
   }
 
   /// All hooks that may refuse, all others, then the requests that wait.

@@ -71,7 +71,10 @@ extension DeviceMapper {
     guard !entry.isRemoved else {
       throw word.refused("'\(word.text)' is being removed")
     }
-    if isWritable, entry.device.isReadOnly { throw word.refused("'\(word.text)' is read-only") }
+    if isWritable, entry.device.isReadOnly {
+      throw DeviceMapperError(
+        .io, line: word.line, word: word.position, "'\(word.text)' is read-only")
+    }
     let device = TableDevice(
       entry.device, word, isWritable: isWritable, key: .mapped(entry.minor),
       sectorCount: (entry.live ?? entry.inactive)?.sectorCount ?? .zero)

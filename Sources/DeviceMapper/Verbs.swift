@@ -241,6 +241,14 @@ extension DeviceMapper {
     }
   }
 
+  /// Lets requests in again with the live table, as if the device hadn't been suspended: an inactive
+  /// one stays inactive.
+  public func goOn(_ name: String) async throws(DeviceMapperError) {
+    try await changing(name) { (mapper, minor) async throws(DeviceMapperError) in
+      try await mapper.goOnNow(mapper.entry(minor))
+    }
+  }
+
   /// Suspends devices at one instant, those that stand on others first: when this returns, none of
   /// them has done anything that another one hasn't.
   public func suspend(_ names: [String], isNoFlush: Bool = false) async throws(DeviceMapperError) {

@@ -25,6 +25,24 @@ public final class OriginDevice: BlockDevice {
     try await origin.readMerged(name, sectors, into: buffer)
   }
 
+  /// While a snapshot is merged, sectors may be on its COW device still.
+  public func readNow(
+    _ sectors: Range<Sector>, into buffer: IOBuffer
+  ) throws(IOFailure) -> Bool {
+    guard !origin.hasMerge.load(ordering: .relaxed) else { return false }
+    return try origin.underlying.readNow(sectors, into: buffer)
+  }
+
+  /// On the origin's loop only, and where every snapshot has what it is about to lose.
+  public func writeNow(
+    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
+  ) throws(IOFailure) -> Bool {
+    try check(sectors, for: .write)
+    guard origin.beginWriteHere(sectors) else { return false }
+    defer { origin.endWriteHere() }
+    return try origin.underlying.writeNow(sectors, from: buffer, options: options)
+  }
+
   public func write(
     _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
   ) async throws(IOFailure) {

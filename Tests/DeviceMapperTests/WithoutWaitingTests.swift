@@ -1,4 +1,5 @@
 import BlockIO
+import SystemPackage
 import Testing
 
 @testable import DeviceMapper
@@ -72,5 +73,55 @@ import Testing
       #expect(readOnly.readNow(0..<8, into: buffer))
       #expect(!readOnly.writeNow(0..<8, from: buffer, options: []))
     }
+  }
+
+  /// An origin takes them where its snapshots have nothing to lose, and on its loop alone.
+  @Test func anOriginTakesThoseThatNeedNoCopy() async throws {
+    let loop = try IOLoop.start()
+    let disks = ["/dev/a": MemoryDevice(sectorCount: 64), "/dev/c": MemoryDevice(sectorCount: 256)]
+    let opener = DeviceOpener { (word, _) async throws(IOFailure) in
+      guard let disk = disks[word] else {
+        throw IOFailure(.open, word, errno: .noSuchFileOrDirectory)
+      }
+      return disk
+    }
+    let mapper = DeviceMapper(opener, on: loop)
+    let task = Task(executorPreference: loop) {
+      try await mapper.create("o", table: "0 64 snapshot-origin /dev/a")
+      let origin = try await mapper.open("o").device
+      let pages = try PagePool.lend(holding: 8)
+      let buffer = pages.buffer.slice(0, 8)
+      buffer.load(from: [UInt8](repeating: 7, count: 4096))
+      #expect(origin.writeNow(0..<8, from: buffer, options: []))
+      try await mapper.suspend("o")
+      try await mapper.create("s", table: "0 64 snapshot /dev/a /dev/c P 8")
+      try await mapper.resume("o")
+      let snapshot = try await mapper.open("s").device
+      // The snapshot would lose what is there: refused, and nothing is written.
+      buffer.load(from: [UInt8](repeating: 9, count: 4096))
+      #expect(!origin.writeNow(0..<8, from: buffer, options: []))
+      #expect(!origin.writeNow(4..<12, from: buffer, options: []))
+      #expect(try await origin.contents(0..<8) == [UInt8](repeating: 7, count: 4096))
+      try await origin.write(0..<8, from: buffer, options: [])
+      buffer.load(from: [UInt8](repeating: 11, count: 4096))
+      #expect(origin.writeNow(0..<8, from: buffer, options: []))
+      #expect(!origin.writeNow(4..<12, from: buffer, options: []))
+      #expect(try await origin.contents(0..<8) == [UInt8](repeating: 11, count: 4096))
+      #expect(try await snapshot.contents(0..<8) == [UInt8](repeating: 7, count: 4096))
+      buffer.clear()
+      #expect(origin.readNow(0..<8, into: buffer) && !buffer.isZero)
+    }
+    try await task.value
+    let pages = try PagePool.lend(holding: 8)
+    let origin = try await mapper.open("o").device
+    let buffer = pages.buffer.slice(0, 8)
+    #expect(origin.readNow(0..<8, into: buffer))
+    #expect(!origin.writeNow(0..<8, from: buffer, options: []))
+    // While it is being merged what is read may be elsewhere.
+    for name in ["o", "s"] { try await mapper.suspend(name) }
+    try await mapper.load("o", "0 64 snapshot-merge /dev/a /dev/c P 8")
+    try await mapper.resume("o")
+    #expect(!origin.readNow(0..<8, into: buffer))
+    loop.stop()
   }
 }

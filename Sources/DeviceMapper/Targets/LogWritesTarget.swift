@@ -33,7 +33,7 @@ public final class LogWritesTarget: Target {
       return LogWritesTarget(
         context, opened,
         WriteLog(log, block: opened.device.limits.logicalBlock, on: context.loop) {
-          context.onEvent(TargetEvent($0, isCounted: false))
+          context.onEvent(TargetEvent($0, isCounted: false, isTrouble: true))
         })
     }
   }

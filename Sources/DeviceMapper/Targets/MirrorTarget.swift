@@ -116,13 +116,14 @@ extension TargetEvent {
   fileprivate init(_ event: MirrorEvent) {
     switch event {
     case .legFailed(let leg, let failure):
-      self.init("leg \(leg) has failed: \(failure)")
+      self.init("leg \(leg) has failed: \(failure)", isTrouble: true)
     case .inSync: self.init("all regions are in sync")
-    case .logFailed(let reason): self.init("the log has failed: \(reason)")
+    case .logFailed(let reason):
+      self.init("the log has failed: \(reason)", isTrouble: true)
     case .repaired(let leg, let sectors):
       self.init("\(sectors.label) of leg \(leg) were mended", isCounted: false)
     case .sidecarFailed(let reason):
-      self.init("the sidecar can't be written: \(reason)", isCounted: false)
+      self.init("the sidecar can't be written: \(reason)", isCounted: false, isTrouble: true)
     }
   }
 }

@@ -1,12 +1,12 @@
 public import BlockIO
-import Snapshots
+public import Snapshots
 import SystemPackage
 
 /// `snapshot-origin DEVICE`: a device with snapshots; what is written is copied for them first.
-public final class OriginTarget: Target {
+public final class OriginTarget: PassingTarget {
   public let sectors: Range<Sector>
   private let opened: TableDevice
-  private let device: OriginDevice
+  public let device: OriginDevice
   private let services: TargetServices
 
   init(_ context: TargetContext, _ opened: TableDevice, _ origin: Origin) {
@@ -28,34 +28,6 @@ public final class OriginTarget: Target {
       let opened = try await context.device(word, from: context.sectors.lowerBound)
       return OriginTarget(context, opened, try context.origin(opened, isWritten: true))
     }
-  }
-
-  public var limits: DeviceLimits? { device.limits }
-
-  public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
-    try await device.read(sectors, into: buffer)
-  }
-
-  public func write(
-    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
-  ) async throws(IOFailure) {
-    try await device.write(sectors, from: buffer, options: options)
-  }
-
-  public func writeZeroes(_ sectors: Range<Sector>, mayUnmap: Bool) async throws(IOFailure) {
-    try await device.writeZeroes(sectors, mayUnmap: mayUnmap)
-  }
-
-  public func discard(_ sectors: Range<Sector>) async throws(IOFailure) {
-    try await device.discard(sectors)
-  }
-
-  public func flush() async throws(IOFailure) { try await device.flush() }
-
-  public func blockStatus(
-    _ sectors: Range<Sector>, limit: Int
-  ) async throws(IOFailure) -> [BlockExtent] {
-    try await device.blockStatus(sectors, limit: limit)
   }
 
   public func destroy() async { services.releaseOrigin(device.origin) }
@@ -134,18 +106,22 @@ extension TargetContext {
         case .merged: "the snapshot has been merged"
         case .mergeFailed(let reason): "the merge has failed: \(reason)"
         }
-      var isCounted = false
-      if case .invalidated = event { isCounted = true }
-      onEvent(TargetEvent(text, isCounted: isCounted))
+      let (isCounted, isTrouble) =
+        switch event {
+        case .invalidated: (true, true)
+        case .overflowed, .holding, .mergeFailed: (false, true)
+        case .grown, .merged: (false, false)
+        }
+      onEvent(TargetEvent(text, isCounted: isCounted, isTrouble: isTrouble))
     }
   }
 }
 
 /// `snapshot ORIGIN COW STORE CHUNK [#features feature… [#options option…]]`.
-public final class SnapshotTarget: Target {
+public final class SnapshotTarget: PassingTarget {
   public let sectors: Range<Sector>
   private let line: SnapshotLine
-  private let device: SnapshotDevice
+  public let device: SnapshotDevice
   private let services: TargetServices
 
   init(_ context: TargetContext, _ line: SnapshotLine, _ device: SnapshotDevice) {
@@ -169,34 +145,6 @@ public final class SnapshotTarget: Target {
         return SnapshotTarget(context, line, device)
       } catch { throw line.refused(error, context) }
     }
-  }
-
-  public var limits: DeviceLimits? { device.limits }
-
-  public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
-    try await device.read(sectors, into: buffer)
-  }
-
-  public func write(
-    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
-  ) async throws(IOFailure) {
-    try await device.write(sectors, from: buffer, options: options)
-  }
-
-  public func writeZeroes(_ sectors: Range<Sector>, mayUnmap: Bool) async throws(IOFailure) {
-    try await device.writeZeroes(sectors, mayUnmap: mayUnmap)
-  }
-
-  public func discard(_ sectors: Range<Sector>) async throws(IOFailure) {
-    try await device.discard(sectors)
-  }
-
-  public func flush() async throws(IOFailure) { try await device.flush() }
-
-  public func blockStatus(
-    _ sectors: Range<Sector>, limit: Int
-  ) async throws(IOFailure) -> [BlockExtent] {
-    try await device.blockStatus(sectors, limit: limit)
   }
 
   public func postsuspend() async { await device.suspend() }
@@ -225,10 +173,10 @@ public final class SnapshotTarget: Target {
 
 /// `snapshot-merge ORIGIN COW STORE CHUNK [#features feature… [#options option…]]`: stands in for
 /// the snapshot-origin while the snapshot is merged into it.
-public final class MergeTarget: Target {
+public final class MergeTarget: PassingTarget {
   public let sectors: Range<Sector>
   private let line: SnapshotLine
-  private let device: MergeDevice
+  public let device: MergeDevice
   private let services: TargetServices
 
   init(_ context: TargetContext, _ line: SnapshotLine, _ device: MergeDevice) {
@@ -252,34 +200,6 @@ public final class MergeTarget: Target {
         return MergeTarget(context, line, device)
       } catch { throw line.refused(error, context) }
     }
-  }
-
-  public var limits: DeviceLimits? { device.limits }
-
-  public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {
-    try await device.read(sectors, into: buffer)
-  }
-
-  public func write(
-    _ sectors: Range<Sector>, from buffer: IOBuffer, options: WriteOptions
-  ) async throws(IOFailure) {
-    try await device.write(sectors, from: buffer, options: options)
-  }
-
-  public func writeZeroes(_ sectors: Range<Sector>, mayUnmap: Bool) async throws(IOFailure) {
-    try await device.writeZeroes(sectors, mayUnmap: mayUnmap)
-  }
-
-  public func discard(_ sectors: Range<Sector>) async throws(IOFailure) {
-    try await device.discard(sectors)
-  }
-
-  public func flush() async throws(IOFailure) { try await device.flush() }
-
-  public func blockStatus(
-    _ sectors: Range<Sector>, limit: Int
-  ) async throws(IOFailure) -> [BlockExtent] {
-    try await device.blockStatus(sectors, limit: limit)
   }
 
   public func presuspend(isNoFlush: Bool) async { await device.suspend() }

@@ -99,11 +99,14 @@ public struct TargetEvent: Hashable, Sendable, CustomStringConvertible {
   public let description: String
   /// Whether the device's event number counts it, as the kernel would.
   public let isCounted: Bool
+  /// Whether somebody should look after it.
+  public let isTrouble: Bool
 
   /// An event.
-  public init(_ description: String, isCounted: Bool = true) {
+  public init(_ description: String, isCounted: Bool = true, isTrouble: Bool = false) {
     self.description = description
     self.isCounted = isCounted
+    self.isTrouble = isTrouble
   }
 }
 

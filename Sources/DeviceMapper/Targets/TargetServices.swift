@@ -45,14 +45,24 @@ final class TargetServices: Sendable {
 }
 
 extension TargetContext {
-  /// A refusal by a module that knows no positions: at the word that it quotes, or behind the last.
+  /// A refusal by a module that knows no positions: at the word that it is about, or the first one.
   func refused(_ reason: String, _ words: some Collection<TableWord>) -> DeviceMapperError {
-    let word = words.first { reason.contains("'\($0.text)'") } ?? words.first ?? line.target
-    return word.refused(reason)
+    (word(in: reason, words) ?? words.first ?? line.target).refused(reason)
   }
 
   /// A refusal of words of a line, where some may be missing.
   func refusedWords(_ reason: String, _ words: [TableWord]) -> DeviceMapperError {
-    (words.first { reason.contains("'\($0.text)'") } ?? line.end).refused(reason)
+    (word(in: reason, words) ?? line.end).refused(reason)
+  }
+
+  /// The word that a reason quotes, or whose number it says first.
+  private func word(
+    in reason: String, _ words: some Collection<TableWord>
+  ) -> TableWord? {
+    if let quoted = words.first(where: { reason.contains("'\($0.text)'") }) { return quoted }
+    for number in reason.split(separator: " ") where number.allSatisfy(\.isNumber) {
+      if let word = words.first(where: { $0.text == number }) { return word }
+    }
+    return nil
   }
 }

@@ -76,7 +76,16 @@ struct ConfigurationTests {
   ])
   func valuesThatCantBeAreRefused(setting: String, value: String) throws {
     let file = try ConfigurationFile("{\"\(setting)\": \"\(value)\"}", name: "f")
-    #expect(throws: ControlFailure.self) { try Settings(ServeOptions(), file, environment: [:]) }
+    let failure = #expect(throws: ControlFailure.self) {
+      try Settings(ServeOptions(), file, environment: [:])
+    }
+    let column = setting.count + 6
+    #expect(failure?.message.hasPrefix("'f' line 1, column \(column): \(setting): ") == true)
+    let variable = "KCOPYD_" + setting.uppercased()
+    let other = #expect(throws: ControlFailure.self) {
+      try Settings(ServeOptions(), file, environment: [variable: value])
+    }
+    #expect(other?.message.hasPrefix("\(variable): \(setting): ") == true)
   }
 
   @Test(arguments: ["0", "65", "many", "-1"])

@@ -1,4 +1,5 @@
 import BlockIO
+import DeviceMapper
 import Foundation
 import Logging
 import NBD
@@ -84,6 +85,8 @@ struct CrashTests {
     Change(
       testDescription: "split a leg off", prepare: { try await $0.addLeg("leg") },
       verb: { world in
+        // After a kill what was written last is brought into sync first.
+        try await world.waitForSync()
         _ = try await world.keeper.removeLeg(
           world.file("leg"), from: "disk", isSplit: true, as: "copy")
       },
@@ -272,6 +275,15 @@ extension KeeperWorld {
   fileprivate func addLeg(_ leg: String) async throws(ControlFailure) {
     try await keeper.addLeg(file(leg), to: "disk", region: nil)
     try await follow()
+  }
+
+  /// Waits until the legs of `disk`, if it has any, hold the same.
+  fileprivate func waitForSync() async throws {
+    for _ in 0..<2000 {
+      let figures = try await keeper.figures(of: "disk")
+      guard case .mirror(let mirror, legs: _)? = figures, !mirror.isInSync else { return }
+      try await Task.sleep(for: .milliseconds(5))
+    }
   }
 
   /// Waits for the end of what goes on with `disk`.

@@ -10,24 +10,10 @@ import Testing
 
 /// The keeper's own promises: one change after the other, all or nothing, one instant.
 struct KeeperTests {
-  /// A world with the device `disk`, exported.
-  private func world(
-    _ folder: TemporaryFolder, _ devices: String...,
-    syncFolder: @escaping @Sendable (FileDescriptor) throws(Errno) -> Void = StateFolder.sync
-  ) async throws -> KeeperWorld {
-    let world = try await KeeperWorld(folder.path, syncFolder: syncFolder)
-    for name in devices {
-      try folder.makeFile(name, byteCount: 1 << 20)
-      _ = try await world.keeper.attach(
-        name, file: folder.file(name), isReadOnly: false, isExported: true)
-    }
-    return world
-  }
-
   /// Tasks of others come and go between any two steps of one that doesn't prefer the loop.
   @Test func changesExcludeEachOther() async throws {
     let folder = try TemporaryFolder()
-    let world = try await world(folder)
+    let world = try await KeeperWorld.with(folder)
     let inside = Inside()
     await withDiscardingTaskGroup { group in
       for number in 0..<200 {
@@ -70,7 +56,7 @@ struct KeeperTests {
   func aStateThatCantBeSavedChangesNothing(index: Int) async throws {
     let (name, verb) = Self.verbs[index]
     let folder = try TemporaryFolder()
-    let world = try await world(folder, "disk", "other")
+    let world = try await KeeperWorld.with(folder, "disk", "other")
     _ = try await world.keeper.takeSnapshots([world.order("snap", of: "disk")], isExported: true)
     let before = try await world.picture
     let files = try FileManager.default.contentsOfDirectory(atPath: folder.path).sorted()
@@ -99,7 +85,7 @@ struct KeeperTests {
     let (name, verb) = Self.verbs[index]
     let folder = try TemporaryFolder()
     let isIll = Atomic<Bool>(false)
-    let world = try await world(folder, "disk", "other") { _ throws(Errno) in
+    let world = try await KeeperWorld.with(folder, "disk", "other") { _ throws(Errno) in
       if isIll.load(ordering: .relaxed) { throw .ioError }
     }
     _ = try await world.keeper.takeSnapshots([world.order("snap", of: "disk")], isExported: true)
@@ -125,7 +111,7 @@ struct KeeperTests {
   @Test(arguments: [false, true])
   func severalSnapshotsAreOfOneInstant(areOrigins: Bool) async throws {
     let folder = try TemporaryFolder()
-    let world = try await world(folder, "disk", "other")
+    let world = try await KeeperWorld.with(folder, "disk", "other")
     if areOrigins {
       for name in ["disk", "other"] {
         _ = try await world.keeper.takeSnapshots(
@@ -201,10 +187,6 @@ extension TemporaryFolder {
 }
 
 extension KeeperWorld {
-  fileprivate func order(_ name: String, of device: String) -> SnapshotOrder {
-    SnapshotOrder(name: name, origin: device, cow: file("\(name).cow"), size: nil, chunkSectors: 32)
-  }
-
   /// Everything that people see of devices and exports.
   fileprivate var picture: [String] {
     get async throws {

@@ -33,8 +33,9 @@ final class KeeperWorld: Sendable {
     let states = try StateFolder("\(folder)/state", syncFolder: syncFolder)
     keeper = DeviceKeeper(
       mapper: mapper, exports: ExportKeeper(mapper, server, logger: quiet), folder: states,
-      state: DaemonState(), on: network.ioLoop, logger: logger)
-    try await keeper.begin(with: try states.load() ?? DaemonState(), isNew: [])
+      state: DaemonState(), retryDelays: .milliseconds(10) ... .milliseconds(40),
+      on: network.ioLoop, logger: logger)
+    try await keeper.begin(with: try states.load() ?? DaemonState(), isNew: [:])
     await keeper.takeUp()
   }
 
@@ -95,6 +96,41 @@ final class KeeperWorld: Sendable {
       await Task.yield()
     }
     await handle.close()
+  }
+}
+
+extension KeeperWorld {
+  /// A world with devices over files of their names, exported.
+  static func with(
+    _ folder: TemporaryFolder, _ devices: String..., logger: Logger? = nil,
+    syncFolder: @escaping @Sendable (FileDescriptor) throws(Errno) -> Void = StateFolder.sync
+  ) async throws -> KeeperWorld {
+    let world = try await KeeperWorld(folder.path, logger: logger, syncFolder: syncFolder)
+    for name in devices {
+      try folder.makeFile(name, byteCount: 1 << 20)
+      _ = try await world.keeper.attach(
+        name, file: folder.file(name), isReadOnly: false, isExported: true)
+    }
+    return world
+  }
+
+  func order(_ name: String, of device: String, size: UInt64? = nil) -> SnapshotOrder {
+    SnapshotOrder(
+      name: name, origin: device, cow: file("\(name).cow"), size: size, chunkSectors: 32)
+  }
+
+  /// The lines of a device's table; none: it isn't there.
+  func table(_ name: String) async -> [String] {
+    await (try? keeper.mapper.table(name, usesNames: true)) ?? []
+  }
+
+  /// Waits until something is so, which it is soon.
+  func wait(_ what: String, _ isSo: () async -> Bool) async throws {
+    for _ in 0..<1000 {
+      if await isSo() { return }
+      try await Task.sleep(for: .milliseconds(5))
+    }
+    Issue.record("in 5 s not: \(what)")
   }
 }
 

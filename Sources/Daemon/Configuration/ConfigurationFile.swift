@@ -19,6 +19,8 @@ struct ConfigurationFile: Sendable {
 
   /// The settings, for the reader that also looks at options and the environment.
   var settings: [AbsoluteConfigKey: ConfigValue] = [:]
+  /// Where each of them stands, for messages.
+  var places: [AbsoluteConfigKey: String] = [:]
   var devices: [Device] = []
   var exports: [Export] = []
 
@@ -33,7 +35,7 @@ struct ConfigurationFile: Sendable {
     do {
       data = try Data(contentsOf: URL(fileURLWithPath: path))
     } catch {
-      throw .refused("--config: '\(path)' can't be read: \(error.localizedDescription)")
+      throw .refused("--config: '\(path)' can't be read: \(error.plainReason)")
     }
     guard data.count <= Self.maximumBytes, let text = String(data: data, encoding: .utf8) else {
       throw .refused("--config: '\(path)' is no text in UTF-8 of at most 16 MiB")
@@ -49,7 +51,7 @@ struct ConfigurationFile: Sendable {
         switch key.text {
         case "devices": devices = try reader.devices(value)
         case "exports": exports = try reader.exports(value)
-        default: try reader.setting([key.text], key.position, value, into: &settings)
+        default: try reader.setting([key.text], key.position, value, into: &self)
         }
       }
     } catch {
@@ -85,12 +87,12 @@ private struct Reader {
   /// A setting, or a group of them.
   func setting(
     _ path: [String], _ position: PositionedJSON.Position, _ json: PositionedJSON,
-    into settings: inout [AbsoluteConfigKey: ConfigValue]
+    into file: inout ConfigurationFile
   ) throws(Malformed) {
     let name = path.joined(separator: ".")
     if Setting.all.contains(where: { $0.path.starts(with: path) && $0.path.count > path.count }) {
       for (key, value) in try members(of: json, "'\(name)'") {
-        try setting(path + [key.text], key.position, value, into: &settings)
+        try setting(path + [key.text], key.position, value, into: &file)
       }
       return
     }
@@ -114,7 +116,8 @@ private struct Reader {
         position: json.position,
         reason: "'\(name)' must be \(known.kind.rawValue), and is \(json.kind)")
     }
-    settings[AbsoluteConfigKey(path)] =
+    file.places[AbsoluteConfigKey(path)] = place(json.position)
+    file.settings[AbsoluteConfigKey(path)] =
       known.kind == .list
       ? .init(.stringArray(text), isSecret: false)
       : .init(.string(text[0]), isSecret: false)

@@ -120,23 +120,66 @@ struct Settings: Sendable {
       KeyMappingProvider(upstream: variables) { $0.prepending(ConfigKey("kcopyd")) },
       InMemoryProvider(name: "file", values: file.settings),
     ])
+    let places = Places(options, file, environment ?? ProcessInfo.processInfo.environment)
     socket = reader.string(forKey: "socket") ?? ControlSocketFile.standard
     state = reader.string(forKey: "state") ?? StateFolder.standard
-    logLevel = try Self.level(reader.string(forKey: "log") ?? "info")
-    metrics = try reader.string(forKey: "metrics").map { text throws(ControlFailure) in
-      try Endpoint(text, for: "metrics")
+    logLevel = try places.check(["log"]) { () throws(ControlFailure) in
+      try Self.level(reader.string(forKey: "log") ?? "info")
     }
-    listen = []
-    for text in reader.stringArray(forKey: "nbd.listen") ?? [] {
-      listen.append(try Endpoint(text, for: "listen"))
+    metrics = try places.check(["metrics"]) { () throws(ControlFailure) in
+      try reader.string(forKey: "metrics").map { text throws(ControlFailure) in
+        try Endpoint(text, for: "metrics")
+      }
+    }
+    listen = try places.check(["nbd", "listen"]) { () throws(ControlFailure) in
+      var endpoints: [Endpoint] = []
+      for text in reader.stringArray(forKey: "nbd.listen") ?? [] {
+        endpoints.append(try Endpoint(text, for: "listen"))
+      }
+      return endpoints
     }
     unix = reader.stringArray(forKey: "nbd.unix") ?? []
-    threads = try Self.threads(reader.string(forKey: "nbd.threads"))
-    poll = try Self.poll(reader.string(forKey: "nbd.poll"))
+    threads = try places.check(["nbd", "threads"]) { () throws(ControlFailure) in
+      try Self.threads(reader.string(forKey: "nbd.threads"))
+    }
+    poll = try places.check(["nbd", "poll"]) { () throws(ControlFailure) in
+      try Self.poll(reader.string(forKey: "nbd.poll"))
+    }
     let tlsReader = reader.scoped(to: "nbd.tls")
-    tls = try Self.tls(
-      mode: tlsReader.string(forKey: "mode"), certificate: tlsReader.string(forKey: "certificate"),
-      key: tlsReader.string(forKey: "key"), clients: tlsReader.string(forKey: "clients"))
+    tls = try places.check(["nbd", "tls", "mode"]) { () throws(ControlFailure) in
+      try Self.tls(
+        mode: tlsReader.string(forKey: "mode"),
+        certificate: tlsReader.string(forKey: "certificate"),
+        key: tlsReader.string(forKey: "key"), clients: tlsReader.string(forKey: "clients"))
+    }
+  }
+
+  /// Where settings come from that can't be.
+  private struct Places {
+    let options: [AbsoluteConfigKey: ConfigValue]
+    let file: ConfigurationFile
+    let environment: [String: String]
+
+    init(_ options: ServeOptions, _ file: ConfigurationFile, _ environment: [String: String]) {
+      self.options = options.values
+      self.file = file
+      self.environment = environment
+    }
+
+    /// Takes a setting; a refusal says where in the file it stands, or what variable it is.
+    func check<R>(
+      _ path: [String], _ body: () throws(ControlFailure) -> R
+    ) throws(ControlFailure) -> R {
+      do throws(ControlFailure) {
+        return try body()
+      } catch {
+        let key = AbsoluteConfigKey(path)
+        guard options[key] == nil else { throw error }
+        let variable = (["kcopyd"] + path).joined(separator: "_").uppercased()
+        let place = environment[variable] == nil ? file.places[key] : variable
+        throw .refused((place.map { "\($0): " } ?? "") + error.message)
+      }
+    }
   }
 
   private static func level(_ text: String) throws(ControlFailure) -> Logger.Level {

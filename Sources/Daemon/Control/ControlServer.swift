@@ -45,10 +45,7 @@ struct ControlServer {
       if let inherited {
         listener = try await bootstrap.bind(inherited) { Self.accept($0, logger) }
       } else {
-        if let other = try? await ClientBootstrap(group: group)
-          .connect(unixDomainSocketPath: path).get()
-        {
-          other.close(promise: nil)
+        if await UnixSocket.isListenedAt(path, group) {
           throw ControlFailure.refused("--socket: another daemon listens at '\(path)'")
         }
         try ControlSocketFile.prepare(path)
@@ -58,7 +55,7 @@ struct ControlServer {
     } catch let failure as ControlFailure {
       throw failure
     } catch {
-      throw .refused("--socket: '\(path)': \(error)")
+      throw .refused("--socket: '\(path)': \(error.plainReason)")
     }
   }
 

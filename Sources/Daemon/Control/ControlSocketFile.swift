@@ -1,4 +1,6 @@
 import Foundation
+import NIOCore
+import NIOPosix
 import SystemPackage
 
 /// The user the process runs as.
@@ -17,23 +19,46 @@ public enum ControlSocketFile {
 
   /// Makes the folder, if there is none, and takes away a socket that nobody listens at.
   static func prepare(_ path: String) throws(ControlFailure) {
-    guard path.utf8.count < 108 else {
-      throw .refused("--socket: '\(path)' is too long for a socket: at most 107 bytes")
-    }
     let folder = FilePath(path).removingLastComponent().string
     if !folder.isEmpty { try PrivateFolder.make(folder) }
-    var info = stat()
-    guard lstat(path, &info) == 0 else { return }
-    guard info.st_mode & S_IFMT == S_IFSOCK else {
-      throw .refused("--socket: '\(path)' is there and is no socket")
-    }
-    unlink(path)
+    if try UnixSocket.isThere(path, for: "--socket") { unlink(path) }
   }
 
   /// Only the owner may open it; its folder keeps others out until then.
   static func restrict(_ path: String) throws(ControlFailure) {
     guard chmod(path, 0o600) == 0 else {
       throw .refused("--socket: '\(path)': \(Errno(rawValue: errno))")
+    }
+  }
+}
+
+/// Unix sockets as files.
+enum UnixSocket {
+  /// Whether there is one; anything else in its place is refused.
+  static func isThere(_ path: String, for option: String) throws(ControlFailure) -> Bool {
+    guard path.utf8.count < 108 else {
+      throw .refused("\(option): '\(path)' is too long for a socket: at most 107 bytes")
+    }
+    var info = stat()
+    guard lstat(path, &info) == 0 else { return false }
+    guard info.st_mode & S_IFMT == S_IFSOCK else {
+      throw .refused("\(option): '\(path)' is there and is no socket")
+    }
+    return true
+  }
+
+  /// Whether somebody listens at it: it mustn't be taken away from him then.
+  static func isListenedAt(_ path: String, _ group: any EventLoopGroup) async -> Bool {
+    do {
+      let other = try await ClientBootstrap(group: group)
+        .connect(unixDomainSocketPath: path).get()
+      other.close(promise: nil)
+      return true
+    } catch let error as IOError {
+      // Anything else – no right, no more room for clients – says nothing of the kind.
+      return ![ECONNREFUSED, ENOENT, ENOTSOCK].contains(error.errnoCode)
+    } catch {
+      return true
     }
   }
 }
@@ -48,7 +73,7 @@ enum PrivateFolder {
           atPath: path, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o700])
       }
     } catch {
-      throw .refused("'\(path)' can't be made: \(error.localizedDescription)")
+      throw .refused("'\(path)' can't be made: \(error.plainReason)")
     }
     var info = stat()
     guard stat(path, &info) == 0 else { throw .refused("'\(path)': \(Errno(rawValue: errno))") }

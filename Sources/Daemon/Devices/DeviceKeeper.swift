@@ -12,6 +12,9 @@ actor DeviceKeeper {
   nonisolated let mapper: DeviceMapper
   nonisolated let folder: StateFolder
   nonisolated let logger: Logger
+  /// How long it takes until the step of an operation that couldn't be taken is tried again: twice as
+  /// long each time.
+  nonisolated let retryDelays: ClosedRange<Duration>
   let exports: ExportKeeper
 
   nonisolated var unownedExecutor: UnownedSerialExecutor { loop.asUnownedSerialExecutor() }
@@ -25,25 +28,56 @@ actor DeviceKeeper {
   /// How far operations are, by device, and how the last one of a device ended.
   var progress: [String: OperationProgress] = [:]
   var endings: [String: Result<String, ControlFailure>] = [:]
-  var runners: [String: Task<Void, Never>] = [:]
+  var runners: [String: OperationRunner] = [:]
+  /// What last went wrong with a target of a device, in words.
+  var targetTroubles: [String: String] = [:]
+  /// Hears of all events.
+  var watcher: Task<Void, Never>?
   /// The end has begun: nothing is changed any more.
   var isStopping = false
   /// What is on disk may be another state than this one: nothing is changed before it is saved again.
   private(set) var isInDoubt = false
 
-  private var isBusy = false
+  /// A verb that changes something is under way.
+  private(set) var isBusy = false
   private let free = Gate()
 
   init(
     mapper: DeviceMapper, exports: ExportKeeper, folder: StateFolder, state: DaemonState,
-    on loop: IOLoop, logger: Logger
+    retryDelays: ClosedRange<Duration> = .seconds(1) ... .seconds(60), on loop: IOLoop,
+    logger: Logger
   ) {
+    self.retryDelays = retryDelays
     self.loop = loop
     self.mapper = mapper
     self.exports = exports
     self.folder = folder
     self.state = state
     self.logger = logger
+  }
+
+  /// Tells the log what happens to targets, from now on until the end.
+  func startWatching() async {
+    guard watcher == nil else { return }
+    let events = await mapper.events()
+    watcher = Task(executorPreference: loop) {
+      for await event in events { await self.note(event) }
+    }
+  }
+
+  private func note(_ event: DeviceEvent) {
+    switch event.kind {
+    case .removed: targetTroubles[event.name] = nil
+    case .target(let what):
+      let metadata: Logger.Metadata = ["device": "\(event.name)", "what": "\(what)"]
+      if what.isTrouble {
+        targetTroubles[event.name] = what.description
+        logger.warning("something is wrong with a device", metadata: metadata)
+      } else {
+        logger.info("something happened to a device", metadata: metadata)
+      }
+    default: break
+    }
   }
 
   /// Does what changes something, when nothing else of the kind is under way.
@@ -53,7 +87,9 @@ actor DeviceKeeper {
     try await alone { () throws(ControlFailure) in
       guard !isStopping else { throw .refused("the daemon is stopping") }
       if isInDoubt { try await write(state) }
-      return try await body()
+      let result = try await body()
+      await removeDeferred()
+      return result
     }
   }
 
@@ -113,13 +149,15 @@ actor DeviceKeeper {
   }
 
   /// Calls the device-mapper; its refusals become those of the daemon.
+  ///
+  /// - Parameter isOwnTable: whether a table is the daemon's work: nobody knows of its words then.
   func mapped<R>(
-    _ body: () async throws(DeviceMapperError) -> R
+    isOwnTable: Bool = false, _ body: () async throws(DeviceMapperError) -> R
   ) async throws(ControlFailure) -> R {
     do throws(DeviceMapperError) {
       return try await body()
     } catch {
-      throw .refused(error.description)
+      throw .refused((isOwnTable ? error.withoutPlace : error).description)
     }
   }
 

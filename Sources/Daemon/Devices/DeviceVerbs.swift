@@ -5,13 +5,15 @@ import DeviceMapper
 
 extension DeviceKeeper {
   func create(
-    _ name: String, uuid: String?, table: String?, isReadOnly: Bool
+    _ name: String, uuid: String?, table: String?, isReadOnly: Bool, isOwnTable: Bool = false
   ) async throws(ControlFailure) {
-    try await create([DeviceOrder(name: name, uuid: uuid, table: table, readOnly: isReadOnly)])
+    try await create(
+      [DeviceOrder(name: name, uuid: uuid, table: table, readOnly: isReadOnly)],
+      isOwnTable: isOwnTable)
   }
 
   /// All of them or none, in whatever order they stand on each other.
-  func create(_ orders: [DeviceOrder]) async throws(ControlFailure) {
+  func create(_ orders: [DeviceOrder], isOwnTable: Bool = false) async throws(ControlFailure) {
     try await exclusively { () throws(ControlFailure) in
       var next = state
       for order in orders {
@@ -22,7 +24,7 @@ extension DeviceKeeper {
             name: order.name, uuid: order.uuid, table: order.table, isReadOnly: order.readOnly,
             isSuspended: order.table == nil))
       }
-      try await change(to: next)
+      try await change(to: next, isOwnTable: isOwnTable)
     }
   }
 
@@ -65,7 +67,6 @@ extension DeviceKeeper {
       let record = try known(name)
       if problems[name] != nil { return try await tryAgain(name) }
       for below in state.below(record) { try checkRunning(below) }
-      let before = state
       var next = state
       if let loaded = inactive[name] {
         for below in state.below(loaded) { try checkRunning(below) }
@@ -74,24 +75,37 @@ extension DeviceKeeper {
         throw .refused("'\(name)' has no table to resume with; kcopyd dm load \(name)")
       }
       next.update(name) { $0.isSuspended = false }
-      if inactive[name] != nil {
-        try await mapped { () throws(DeviceMapperError) in
-          try await mapper.suspend(name, isNoFlush: isNoFlush)
-        }
+      try await resume(record, next, isNoFlush: isNoFlush)
+    }
+  }
+
+  /// Saves a state and resumes a device as it says; what is refused then changes nothing.
+  private func resume(
+    _ record: SavedDevice, _ next: DaemonState, isNoFlush: Bool
+  ) async throws(ControlFailure) {
+    let name = record.name
+    let before = state
+    if inactive[name] != nil {
+      try await mapped { () throws(DeviceMapperError) in
+        try await mapper.suspend(name, isNoFlush: isNoFlush)
       }
+    }
+    do throws(ControlFailure) {
       try await save(next)
-      do throws(ControlFailure) {
-        try await mapped { () throws(DeviceMapperError) in
-          try await mapper.resume(name, isNoFlush: isNoFlush)
-        }
-        inactive[name] = nil
-      } catch {
-        // It stays suspended, with both tables, as the kernel leaves it.
-        var back = before
-        back.update(name) { $0.isSuspended = true }
-        try await save(back)
-        throw error
+      try await mapped { () throws(DeviceMapperError) in
+        try await mapper.resume(name, isNoFlush: isNoFlush)
       }
+      inactive[name] = nil
+    } catch {
+      // A table that a target has refused is no longer there.
+      if let info = try? await mapper.info(name), !info.hasInactiveTable { inactive[name] = nil }
+      if !record.isSuspended {
+        await attempt("resume", name) { () throws(DeviceMapperError) in
+          try await mapper.goOn(name)
+        }
+      }
+      try await save(before)
+      throw error
     }
   }
 
@@ -109,34 +123,73 @@ extension DeviceKeeper {
   ) async throws(ControlFailure) {
     try await exclusively { () throws(ControlFailure) in
       _ = try known(name)
-      try state.checkIdle(name)
+      var next = state
+      if isForced, let operation = state.operation(on: name), runners[operation.device] == nil {
+        next.operations.removeAll { $0 == operation }
+      } else {
+        try state.checkIdle(name)
+      }
+      if isDeferred, !isForced, await isUsed(name) {
+        next.update(name) { $0.isRemovalDeferred = true }
+        return try await save(next)
+      }
       if let user = state.above(name).first {
-        throw .refused("'\(name)' is used by the table of '\(user)'")
+        throw .refused(
+          "'\(name)' is used by the table of '\(user)'; remove that first, or --deferred has "
+            + "'\(name)' go with it")
       }
       if let export = state.exports.first(where: { $0.device == name }), !isForced {
         throw .refused(
           "'\(name)' is exported as '\(export.export)'; kcopyd unexport \(export.export)")
       }
-      var next = state
       next.devices.removeAll { $0.name == name }
       next.exports.removeAll { $0.device == name }
-      guard problems[name] == nil else {
-        problems[name] = nil
-        return try await save(next)
+      try await remove(name, next, isForced: isForced)
+    }
+  }
+
+  /// Whether tables or clients have a device open.
+  private func isUsed(_ name: String) async -> Bool {
+    if !state.above(name).isEmpty || state.exports.contains(where: { $0.device == name }) {
+      return true
+    }
+    // Inactive tables, too.
+    return await (try? mapper.info(name))?.openCount ?? 0 > 0
+  }
+
+  private func remove(
+    _ name: String, _ next: DaemonState, isForced: Bool
+  ) async throws(ControlFailure) {
+    guard problems[name] == nil else {
+      try await save(next)
+      problems[name] = nil
+      return
+    }
+    // Saved first, so that a state that can't be saved leaves the device alone.
+    let stopped = state.exports.filter { $0.device == name }
+    do throws(ControlFailure) {
+      try await save(next) { () throws(DeviceMapperError) in
+        for export in stopped { await exports.stop(export.export) }
+        try await mapper.remove(name, isForced: isForced, retries: 5)
       }
-      // Saved first, so that a state that can't be saved leaves the device alone.
-      let stopped = state.exports.filter { $0.device == name }
-      do throws(ControlFailure) {
-        try await save(next) { () throws(DeviceMapperError) in
-          for export in stopped { await exports.stop(export.export) }
-          try await mapper.remove(name, isForced: isForced, isDeferred: isDeferred, retries: 5)
-        }
-      } catch {
-        // Those that are served already stay as they are.
-        for export in stopped { try await exports.start(export) }
-        throw error
+    } catch {
+      // Those that are served already stay as they are.
+      for export in stopped { try await exports.start(export) }
+      throw error
+    }
+    inactive[name] = nil
+    endings[name] = nil
+  }
+
+  /// Takes devices away whose removal was deferred, and that nothing uses any more.
+  func removeDeferred() async {
+    for record in state.bottomUp.reversed() where record.isRemovalDeferred == true {
+      guard await !isUsed(record.name), state.operation(on: record.name) == nil else { continue }
+      await attempt("remove", record.name) { () throws(ControlFailure) in
+        var next = state
+        next.devices.removeAll { $0.name == record.name }
+        try await remove(record.name, next, isForced: false)
       }
-      inactive[name] = nil
     }
   }
 
@@ -221,6 +274,14 @@ extension DeviceKeeper {
   ) async throws(ControlFailure) -> String? {
     _ = try known(name)
     try checkThere(name)
+    if text == "@cancel_deferred_remove" {
+      try await exclusively { () throws(ControlFailure) in
+        var next = state
+        next.update(name) { $0.isRemovalDeferred = nil }
+        try await save(next)
+      }
+      return nil
+    }
     return try await mapped { () throws(DeviceMapperError) in
       try await mapper.message(name, sector: Sector(sector), text)
     }
@@ -251,7 +312,10 @@ extension DeviceKeeper {
     for record in state.devices.sorted(by: { $0.name < $1.name })
     where name == nil || record.name == name {
       if let info = try? await mapper.info(record.name) {
-        devices.append(DeviceSummary(info, operation: operationText(record.name)))
+        devices.append(
+          DeviceSummary(
+            info, isRemovalDeferred: record.isRemovalDeferred == true,
+            operation: operationText(record.name)))
       } else {
         devices.append(DeviceSummary(absent: record, problem: problems[record.name]))
       }
@@ -261,8 +325,15 @@ extension DeviceKeeper {
 
   private func operationText(_ name: String) -> String? {
     guard let operation = state.operation(on: name) else { return nil }
-    guard let now = progress[operation.device], now.total > 0 else { return operation.inWords }
-    return "\(operation.inWords) (\(now.done * 100 / now.total) %)"
+    let now = progress[operation.device]
+    let part = now.map { $0.total > 0 ? " (\($0.done * 100 / $0.total) %)" : "" } ?? ""
+    if let trouble = runners[operation.device]?.trouble {
+      return "\(operation.inWords)\(part): \(trouble)"
+    }
+    if runners[operation.device] == nil, case .failure(let failure)? = endings[operation.device] {
+      return "\(operation.inWords)\(part): \(failure)"
+    }
+    return operation.inWords + part
   }
 
   /// Waits until the event number of a device isn't `event` any more.
@@ -275,7 +346,7 @@ extension DeviceKeeper {
   }
 
   /// A relative path would be one from the daemon's folder, which nobody means.
-  private func checkPaths(_ text: String, of name: String) throws(ControlFailure) {
+  func checkPaths(_ text: String, of name: String) throws(ControlFailure) {
     let table = try DeviceTable(text, of: name)
     for line in table.description.lines {
       for word in line.words
@@ -297,13 +368,13 @@ extension DeviceKeeper {
 
 extension DeviceSummary {
   /// A device that is there.
-  init(_ info: DeviceInfo, operation: String?) {
+  init(_ info: DeviceInfo, isRemovalDeferred: Bool, operation: String?) {
     self.init(
       name: info.name, uuid: info.uuid.isEmpty ? nil : info.uuid, minor: UInt32(info.minor),
       isSuspended: info.isSuspended, isReadOnly: info.isReadOnly, hasLive: info.hasLiveTable,
       hasInactive: info.hasInactiveTable, openCount: info.openCount,
       eventNumber: UInt64(info.eventNumber), targetCount: info.targetCount,
-      sectorCount: info.sectorCount.rawValue, isRemovalDeferred: info.isRemovalDeferred,
+      sectorCount: info.sectorCount.rawValue, isRemovalDeferred: isRemovalDeferred,
       operation: operation, problem: nil)
   }
 

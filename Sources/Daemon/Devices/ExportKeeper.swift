@@ -3,6 +3,7 @@ import DeviceMapper
 import Logging
 import Metrics
 import NBD
+import NIOPosix
 
 /// What is exported, and the server that does it.
 actor ExportKeeper {
@@ -31,6 +32,11 @@ actor ExportKeeper {
   /// Takes clients at these places from now on.
   func listen(_ wanted: [ListenAddress]) async throws(ControlFailure) {
     for address in wanted {
+      if case .unix(let path) = address, try UnixSocket.isThere(path, for: "unix"),
+        await UnixSocket.isListenedAt(path, MultiThreadedEventLoopGroup.singleton)
+      {
+        throw .refused("unix: another program listens at '\(path)'; use another path, or end it")
+      }
       do throws(ServerError) {
         addresses.append(try await server.listen(on: address))
       } catch {

@@ -13,48 +13,121 @@ struct OperationProgress: Hashable, Sendable {
   var total: UInt64
 }
 
+/// Who looks after an operation.
+struct OperationRunner {
+  let operation: SavedOperation
+  var task: Task<Void, Never>?
+  /// Why its last step couldn't be taken; it is tried again.
+  var trouble: ControlFailure?
+  /// Whether that is to be done at once.
+  var isHurried = false
+}
+
+/// What a look at an operation came to.
+private enum OperationStep {
+  case goesOn
+  /// It is over; what happened, in words.
+  case ended(String)
+  /// It can't go on by itself.
+  case stopped(ControlFailure)
+}
+
 extension DeviceKeeper {
-  /// Begins to look after an operation.
+  /// Begins to look after an operation; if somebody does already, what fails is tried again now.
   func startRunner(_ operation: SavedOperation) {
     let device = operation.device
-    guard runners[device] == nil, problems[operation.target] == nil else { return }
+    guard problems[operation.target] == nil else { return }
+    let former = runners[device]
+    if former?.operation == operation {
+      runners[device]?.trouble = nil
+      runners[device]?.isHurried = true
+      return
+    }
+    // One that was stopped may still be at its last look.
+    former?.task?.cancel()
     endings[device] = nil
-    runners[device] = Task(executorPreference: loop) { await self.run(operation) }
+    progress[device] = nil
+    runners[device] = OperationRunner(operation: operation)
+    runners[device]?.task = Task(executorPreference: loop) {
+      await former?.task?.value
+      await self.run(operation)
+    }
+  }
+
+  private func isRunning(_ operation: SavedOperation) -> Bool {
+    !Task.isCancelled && state.operations.contains(operation)
   }
 
   private func run(_ operation: SavedOperation) async {
     let device = operation.device
-    defer {
+    var pause = Duration.milliseconds(50)
+    var retry = retryDelays.lowerBound
+    while isRunning(operation) {
+      do throws(ControlFailure) {
+        switch try await step(operation) {
+        case .goesOn: await loop.sleep(for: pause)
+        case .ended(let what): return finish(operation, .success(what))
+        case .stopped(let failure): return finish(operation, .failure(failure))
+        }
+        pause = min(pause * 2, .milliseconds(500))
+      } catch {
+        // Done after all, as far as a restart is concerned: it says what couldn't be.
+        guard isRunning(operation) else { return finish(operation, .failure(error)) }
+        note(error, of: operation)
+        await wait(retry, operation)
+        retry = min(retry * 2, retryDelays.upperBound)
+      }
+    }
+    if runners[device]?.operation == operation {
       runners[device] = nil
       progress[device] = nil
     }
-    var pause = Duration.milliseconds(50)
-    while !Task.isCancelled, state.operation(on: device)?.kind == operation.kind {
-      do throws(ControlFailure) {
-        if let ending = try await step(operation) {
-          endings[device] = .success(ending)
-          logger.info(
-            "an operation has ended", metadata: ["device": "\(device)", "what": "\(ending)"])
-          return
-        }
-      } catch {
-        endings[device] = .failure(error)
-        logger.error(
-          "an operation stopped", metadata: ["device": "\(device)", "reason": "\(error)"])
-        return
-      }
-      await loop.sleep(for: pause)
-      pause = min(pause * 2, .milliseconds(500))
+  }
+
+  /// Takes note that a step couldn't be taken; the log has each reason once.
+  private func note(_ failure: ControlFailure, of operation: SavedOperation) {
+    let device = operation.device
+    guard runners[device]?.operation == operation else { return }
+    let trouble = ControlFailure.failed("\(failure.message); it is tried again by itself")
+    if runners[device]?.trouble != trouble {
+      logger.error(
+        "a step of an operation can't be taken; it is tried again",
+        metadata: ["device": "\(device)", "reason": "\(failure)"])
+    }
+    runners[device]?.isHurried = false
+    runners[device]?.trouble = trouble
+  }
+
+  private func wait(_ delay: Duration, _ operation: SavedOperation) async {
+    let end = loop.now.advanced(by: delay)
+    while loop.now < end, isRunning(operation), runners[operation.device]?.isHurried != true {
+      await loop.sleep(for: .milliseconds(100))
     }
   }
 
-  /// Looks how far it is, and ends it when it can be; what then happened, in words.
-  private func step(_ operation: SavedOperation) async throws(ControlFailure) -> String? {
+  private func finish(_ operation: SavedOperation, _ ending: Result<String, ControlFailure>) {
+    let device = operation.device
+    guard runners[device]?.operation == operation else { return }
+    runners[device] = nil
+    progress[device] = nil
+    guard !Task.isCancelled else { return }
+    endings[device] = ending
+    switch ending {
+    case .success(let what):
+      logger.info("an operation has ended", metadata: ["device": "\(device)", "what": "\(what)"])
+    case .failure(let failure):
+      logger.error(
+        "an operation stopped", metadata: ["device": "\(device)", "reason": "\(failure)"])
+    }
+  }
+
+  /// Looks how far it is, and ends it when it can be.
+  private func step(_ operation: SavedOperation) async throws(ControlFailure) -> OperationStep {
     switch (operation.kind, try await figures(of: operation.target)) {
     case (.merge, .snapshot(let status, _)?): return try await stepMerge(operation, status)
     case (.move, .mirror(let status, let legs)?), (.sync, .mirror(let status, let legs)?):
       return try await stepMirror(operation, status, legs.map(\.name))
-    default: return nil
+    default: return .goesOn
     }
   }
 
@@ -66,45 +139,47 @@ extension DeviceKeeper {
 
   private func stepMerge(
     _ operation: SavedOperation, _ status: SnapshotStatus
-  ) async throws(ControlFailure) -> String? {
-    let problem: String
+  ) async throws(ControlFailure) -> OperationStep {
+    let name = operation.snapshot?.name ?? ""
+    let giveUp = "kcopyd snapshot drop \(name) --force gives it up"
     switch status.condition {
-    case .valid: problem = ""
-    case .invalid(let reason): problem = "the snapshot is invalid: \(reason)"
-    case .mergeFailed(let reason): problem = reason
-    case .overflowed: problem = "the snapshot has overflowed"
-    }
-    guard problem.isEmpty else {
-      throw .failed(
-        "the merge of '\(operation.snapshot?.name ?? "")' into '\(operation.device)' stopped: "
-          + "\(problem); nothing is lost: it goes on when '\(operation.device)' gets its table "
-          + "again or the daemon is started again")
+    // What has overflowed can still be read.
+    case .valid, .overflowed: break
+    case .invalid(let reason):
+      return .stopped(
+        .failed(
+          "the merge of '\(name)' into '\(operation.device)' stopped: the snapshot is invalid: "
+            + "\(reason); \(giveUp)"))
+    case .mergeFailed(let reason):
+      return .stopped(
+        .failed(
+          "the merge of '\(name)' into '\(operation.device)' stopped: \(reason); nothing is lost: "
+            + "it goes on when the daemon is started again, and \(giveUp)"))
     }
     let left = (status.allocated - status.metadata).rawValue
     let total = max(left, progress[operation.device]?.total ?? 0)
     progress[operation.device] = OperationProgress(done: total - left, total: total)
-    guard left == 0 else { return nil }
+    guard left == 0 else { return .goesOn }
     try await exclusively { () throws(ControlFailure) in
+      guard state.operations.contains(operation) else { return }
       var next = state
       try next.endMerge(of: operation.device)
       try await change(to: next)
     }
-    let cow = operation.snapshot.flatMap { try? DeviceTable($0.table ?? "", of: $0.name).shape }
-    var file = ""
-    if case .snapshot(_, let path)? = cow { file = "; '\(path)' isn't used any more" }
-    return "merged '\(operation.snapshot?.name ?? "")' into '\(operation.device)'\(file)"
+    let file = operation.cow.map { "; '\($0)' isn't used any more" } ?? ""
+    return .ended("merged '\(name)' into '\(operation.device)'\(file)")
   }
 
   private func stepMirror(
     _ operation: SavedOperation, _ mirror: MirrorStatus, _ legs: [String]
-  ) async throws(ControlFailure) -> String? {
+  ) async throws(ControlFailure) -> OperationStep {
     progress[operation.device] = OperationProgress(
       done: mirror.regionsInSync, total: mirror.regionCount)
     // A mirror goes on without a leg; a move is over when it can't trust either of its two.
     if let bad = mirror.failedLeg, operation.kind == .move || bad == legs.count - 1 {
       return try await giveUpLeg(legs[bad], operation)
     }
-    guard mirror.isInSync else { return nil }
+    guard mirror.isInSync else { return .goesOn }
     try await exclusively { () throws(ControlFailure) in
       guard state.operations.contains(operation) else { return }
       var next = state
@@ -115,32 +190,40 @@ extension DeviceKeeper {
       }
       try await change(to: next)
     }
-    return operation.kind == .move
-      ? "moved '\(operation.device)' to '\(operation.to?.device ?? "")'; "
-        + "'\(operation.from?.device ?? "")' isn't used any more"
-      : "the legs of '\(operation.device)' are in sync"
+    return .ended(
+      operation.kind == .move
+        ? "moved '\(operation.device)' to '\(operation.to?.device ?? "")'; "
+          + "'\(operation.from?.device ?? "")' isn't used any more"
+        : "the legs of '\(operation.device)' are in sync")
   }
 
   /// A leg has failed: writes are held until it has gone.
   private func giveUpLeg(
     _ leg: String, _ operation: SavedOperation
-  ) async throws(ControlFailure) -> String? {
+  ) async throws(ControlFailure) -> OperationStep {
+    let gone = operation.to?.device ?? leg
     try await exclusively { () throws(ControlFailure) in
+      guard state.operations.contains(operation) else { return }
       var next = state
+      var unused: [String] = []
       if operation.kind == .move {
         try next.endMove(of: operation.device, isAborted: true)
       } else {
-        try next.removeLeg(operation.to?.device ?? leg, from: operation.device)
+        unused = try next.removeLeg(gone, from: operation.device).unused
         next.operations.removeAll { $0 == operation }
       }
       // Writes that are held go to what is left.
       try await change(to: next, noflush: true)
+      forgetMirrorFiles(unused)
     }
-    throw .failed(
-      "'\(leg)' failed: "
-        + (operation.kind == .move
-          ? "'\(operation.device)' stays on '\(operation.from?.device ?? "")'"
-          : "'\(operation.to?.device ?? "")' is no leg of '\(operation.device)' any more"))
+    let reason = targetTroubles[operation.target].map { " (\($0))" } ?? ""
+    return .stopped(
+      .failed(
+        "'\(leg)' failed\(reason): "
+          + (operation.kind == .move
+            ? "'\(operation.device)' stays on '\(operation.from?.device ?? "")', and '\(gone)' "
+              + "isn't used any more"
+            : "'\(gone)' is no leg of '\(operation.device)' any more")))
   }
 
   /// Waits for the end of an operation, and tells how far it is.
@@ -149,12 +232,13 @@ extension DeviceKeeper {
   ) async throws(ControlFailure) -> String {
     guard let operation = state.operation(on: device) else {
       // Its last step may be under way: the state is ahead of the tables then.
-      await runners[device]?.value
+      await runners[device]?.task?.value
       if let ending = endings[device] { return try ending.get() }
       throw .refused("nothing goes on with '\(device)'")
     }
-    var last: OperationProgress?
+    var shown: OperationProgress?
     while !Task.isCancelled {
+      if let trouble = runners[operation.device]?.trouble { throw trouble }
       if runners[operation.device] == nil {
         if let ending = endings[operation.device] { return try ending.get() }
         if let problem = problems[operation.target] {
@@ -163,9 +247,13 @@ extension DeviceKeeper {
         guard state.operations.contains(operation) else {
           return "\(operation.inWords): that was stopped"
         }
+        // Whoever has begun it looks after it before others may change anything.
+        guard isBusy else {
+          throw .failed("\(operation.inWords); that goes on when the daemon is started again")
+        }
       }
-      if let now = self.progress[operation.device], now != last {
-        last = now
+      if let now = self.progress[operation.device], now != shown {
+        shown = now
         await progress(now.done, now.total, operation.inWords)
       }
       await loop.sleep(for: .milliseconds(100))

@@ -5,31 +5,44 @@ import Logging
 // Coming back: the devices of the state, from the bottom up, before anything is exported.
 
 extension DeviceKeeper {
-  /// Begins with a state: all its devices come back, those in `new` without fail.
+  /// Begins with a state: all its devices come back, those in `new` – with the places where they stand
+  /// in the configuration file – without fail.
   ///
-  /// - Throws: when one of these can't be; nothing is there then, and nothing saved.
-  func begin(with state: DaemonState, isNew new: Set<String>) async throws(ControlFailure) {
+  /// - Throws: when one of these can't be; nothing is there then.
+  func begin(with state: DaemonState, isNew new: [String: String]) async throws(ControlFailure) {
+    for record in state.devices {
+      guard let place = new[record.name], let table = record.table else { continue }
+      do throws(ControlFailure) {
+        try checkPaths(table, of: record.name)
+        try state.checkLoop(record)
+      } catch {
+        throw .refused("\(place): \(error.message)")
+      }
+    }
     self.state = state
     await loop.blocking { [folder] in folder.removeUnusedMirrorFiles(by: state) }
-    await bringUp()
-    if let (name, problem) = problems.first(where: { new.contains($0.key) }) {
+    await startWatching()
+    await bringUp(sayingNothingOf: Set(new.keys))
+    for record in state.bottomUp {
+      guard let place = new[record.name], let problem = problems[record.name] else { continue }
       await shutDown()
-      throw .refused("device '\(name)' of the configuration file: \(problem)")
+      throw .refused("\(place): \(problem)")
     }
-    guard !new.isEmpty || !state.exports.isEmpty else { return }
-    try await write(state)
   }
 
   /// Makes all devices of the state that aren't there. What can't be is said, and all that stands
   /// on it stays away, too; everything else comes back.
-  func bringUp() async {
+  ///
+  /// - Parameter quiet: devices of which somebody else says what is wrong.
+  func bringUp(sayingNothingOf quiet: Set<String> = []) async {
     let missing = Set(state.devices.map(\.name)).subtracting(await mapper.list())
     problems = problems.filter { missing.contains($0.key) }
     var loaded: [SavedDevice] = []
     for record in state.bottomUp where missing.contains(record.name) {
       problems[record.name] = nil
+      let isQuiet = quiet.contains(record.name)
       if let reason = obstacle(to: record) {
-        await giveUp(record, reason, isMade: false)
+        await giveUp(record, reason, isMade: false, isQuiet: isQuiet)
         continue
       }
       do throws(ControlFailure) {
@@ -38,7 +51,7 @@ extension DeviceKeeper {
             record.name, uuid: record.uuid ?? "", isReadOnly: record.isReadOnly)
         }
       } catch {
-        await giveUp(record, error.message, isMade: false)
+        await giveUp(record, error.message, isMade: false, isQuiet: isQuiet)
         continue
       }
       do throws(ControlFailure) {
@@ -50,7 +63,7 @@ extension DeviceKeeper {
         }
         loaded.append(record)
       } catch {
-        await giveUp(record, error.message, isMade: true)
+        await giveUp(record, error.message, isMade: true, isQuiet: isQuiet)
       }
     }
     for record in loaded.reversed() where record.isSuspended {
@@ -74,9 +87,12 @@ extension DeviceKeeper {
     return nil
   }
 
-  private func giveUp(_ record: SavedDevice, _ reason: String, isMade: Bool) async {
+  private func giveUp(
+    _ record: SavedDevice, _ reason: String, isMade: Bool, isQuiet: Bool
+  ) async {
     if isMade { _ = try? await mapper.remove(record.name) }
     problems[record.name] = reason
+    if isQuiet { return }
     logger.error(
       "a device couldn't come back", metadata: ["device": "\(record.name)", "reason": "\(reason)"])
   }
@@ -95,14 +111,16 @@ extension DeviceKeeper {
       }
     }
     for operation in state.operations { startRunner(operation) }
+    await removeDeferred()
   }
 
   /// Ends everything: exports drained, devices suspended from the top down, so that logs are up to
   /// date.
   func shutDown() async {
     await stop()
-    for runner in runners.values { runner.cancel() }
-    for runner in runners.values { await runner.value }
+    let tasks = runners.values.compactMap(\.task)
+    for task in tasks { task.cancel() }
+    for task in tasks { await task.value }
     await exports.stopAll()
     for record in state.bottomUp.reversed() where problems[record.name] == nil {
       do throws(DeviceMapperError) {
@@ -126,5 +144,8 @@ extension DeviceKeeper {
         )
       }
     }
+    watcher?.cancel()
+    await watcher?.value
+    watcher = nil
   }
 }

@@ -13,33 +13,34 @@ extension DeviceKeeper {
   func attach(
     _ name: String, file: String, isReadOnly: Bool, isExported: Bool
   ) async throws(ControlFailure) -> String {
-    let sectors = try await wholeSize(file)
+    let bytes = try await size(file)
+    let (sectors, rest) = bytes.quotientAndRemainder(dividingBy: Sector.byteCount)
+    guard sectors > 0 else { throw .refused("'\(file)' is smaller than a sector of 512 bytes") }
     try await create(
       name, uuid: nil, table: DeviceTable.text(sectors, "linear", [file, "0"]),
-      isReadOnly: isReadOnly)
-    guard isExported else { return "'\(name)' is a device over '\(file)'" }
-    return try await export(name, as: nil, isReadOnly: isReadOnly)
+      isReadOnly: isReadOnly, isOwnTable: true)
+    let without = rest > 0 ? ", without its last \(rest) bytes, which are no whole sector" : ""
+    let made = "'\(name)' is a device over '\(file)'\(without)"
+    guard isExported else { return made }
+    let place = try await export(name, as: nil, isReadOnly: isReadOnly)
+    return rest > 0 ? "\(made)\n\(place)" : place
   }
 
-  /// The whole sectors of what a table's word names.
-  private func wholeSize(_ word: String) async throws(ControlFailure) -> UInt64 {
+  /// The bytes of what a table's word names.
+  private func size(_ word: String) async throws(ControlFailure) -> UInt64 {
     guard NBDURI.isMeant(by: word) else { return try await fileSize(word) }
     do throws(IOFailure) {
-      return try await mapper.openForLooking(word).wholeSectorCount.rawValue
+      return try await mapper.openForLooking(word).byteCount
     } catch {
       throw .refused("\(error)")
     }
   }
 
-  /// The whole sectors of a file.
   private func fileSize(_ path: String) async throws(ControlFailure) -> UInt64 {
     let loop = loop
-    let sectors = try await blocking { () throws(IOFailure) in
-      try FileDevice.open(path, .init(isWritable: false, isExclusive: false), on: loop)
-        .wholeSectorCount
+    return try await blocking { () throws(IOFailure) in
+      try FileDevice.open(path, .init(isWritable: false, isExclusive: false), on: loop).byteCount
     }
-    guard sectors > .zero else { throw .refused("'\(path)' is empty") }
-    return sectors.rawValue
   }
 
   // MARK: Snapshots
@@ -86,7 +87,12 @@ extension DeviceKeeper {
     let length = try next.device(order.name).table.length
     guard access(order.cow, F_OK) != 0 else {
       // The same command once more, after an interruption, finds what it had made.
-      if let size = order.size, try await fileSize(order.cow) != size / Sector.byteCount {
+      if let user = state.user(of: order.cow) {
+        throw .refused("'\(order.cow)' is used by the table of '\(user)'; name another")
+      }
+      if let size = order.size,
+        try await fileSize(order.cow) / Sector.byteCount != size / Sector.byteCount
+      {
         throw .refused("--size: '\(order.cow)' is there with another size, which isn't changed")
       }
       try await checkEmptyStore(order.cow, chunkSize)
@@ -144,40 +150,35 @@ extension DeviceKeeper {
   /// - Parameter isForced: whether the clients of its own export, if it has any, are disconnected.
   func dropSnapshot(_ name: String, isForced: Bool) async throws(ControlFailure) -> String {
     try await exclusively { () throws(ControlFailure) in
+      if let merge = state.merge(of: name) { return try await giveUp(merge, isForced: isForced) }
       let place = try state.snapshot(name)
       var next = state
       try next.dropSnapshot(name)
       if !isForced { try await refuseClients(of: name) }
       next.exports.removeAll { $0.device == name }
-      if [name, place.base, place.origin ?? name].contains(where: { problems[$0] != nil }) {
-        // Some of it isn't there: what is left comes back without the snapshot.
-        try await dropAbsent(next)
-      } else {
-        try await change(to: next)
-      }
+      try await changeWithoutAbsent(to: next, around: [name, place.base, place.origin ?? name])
       let origin = place.origin.map { " of '\($0)'" } ?? ""
       return "dropped the snapshot '\(name)'\(origin); '\(place.cow)' isn't used any more"
     }
   }
 
-  /// Makes a state in which devices are missing: what differs is ended, and brought up again.
-  private func dropAbsent(_ next: DaemonState) async throws(ControlFailure) {
-    let before = state
-    let differing = Set(
-      before.devices.filter { next[device: $0.name] != $0 }.map(\.name))
-    for export in before.exports where differing.contains(export.device) {
-      await exports.stop(export.export)
+  /// Ends a merge that can't go on: what hasn't been merged is lost for the origin.
+  private func giveUp(
+    _ merge: SavedOperation, isForced: Bool
+  ) async throws(ControlFailure) -> String {
+    guard runners[merge.device] == nil else { throw merge.refusal }
+    let cow = merge.cow ?? ""
+    guard isForced else {
+      throw .refused(
+        "\(merge.inWords), and that has stopped; --force gives it up: what hasn't been merged, "
+          + "writes since its begin among it, is in '\(cow)' alone then")
     }
-    for record in before.bottomUp.reversed()
-    where differing.contains(record.name) && problems[record.name] == nil {
-      _ = try await mapped { () throws(DeviceMapperError) in
-        try await mapper.remove(record.name, retries: 10)
-      }
-      problems[record.name] = "it is being changed"
-    }
-    try await save(next)
-    await bringUp()
-    await takeUp()
+    var next = state
+    try next.endMerge(of: merge.device)
+    try await changeWithoutAbsent(to: next, around: merge.devices)
+    endings[merge.device] = nil
+    return "gave up merging '\(merge.snapshot?.name ?? "")' into '\(merge.device)'; what hadn't "
+      + "been merged is in '\(cow)' alone"
   }
 
   /// Refuses a device that is to go while its exports have clients.
@@ -196,20 +197,24 @@ extension DeviceKeeper {
   func mergeSnapshot(_ name: String, isForced: Bool) async throws(ControlFailure) -> String {
     try await exclusively { () throws(ControlFailure) in
       // Asked again after an interruption: it goes on.
-      if let merge = state.operations.first(where: {
-        $0.kind == .merge && $0.snapshot?.name == name
-      }) {
+      if let merge = state.merge(of: name) {
         startRunner(merge)
         return merge.device
       }
       var next = state
       try next.beginMerge(name)
+      try checkThere(name)
+      if case .snapshot(let status, _)? = try await figures(of: name),
+        case .invalid(let reason) = status.condition
+      {
+        throw .refused(
+          "'\(name)' can't be merged, it is invalid: \(reason); "
+            + "kcopyd snapshot drop \(name) gives it up")
+      }
       if !isForced { try await refuseClients(of: name) }
       next.exports.removeAll { $0.device == name }
       try await change(to: next)
-      guard let merge = next.operations.last else { return name }
-      startRunner(merge)
-      return merge.device
+      return next.merge(of: name)?.device ?? name
     }
   }
 
@@ -233,7 +238,7 @@ extension DeviceKeeper {
       }
       var next = state
       try next.endMove(of: name, isAborted: true)
-      try await change(to: next, noflush: true)
+      try await changeWithoutAbsent(to: next, around: move.devices, noflush: true)
       endings[move.device] = .failure(.failed("the move of '\(move.device)' was stopped"))
       return "'\(move.device)' stays on '\(move.from?.device ?? "")'; '\(move.to?.device ?? "")' "
         + "isn't used any more"
@@ -281,7 +286,6 @@ extension DeviceKeeper {
       if isMade, state != next { forget([path]) }
       throw error
     }
-    if let operation = next.operations.last { startRunner(operation) }
   }
 
   /// Takes files away again that were made for what wasn't done – unless a restart might find it done
@@ -289,6 +293,11 @@ extension DeviceKeeper {
   private func forget(_ files: [String]) {
     guard !isInDoubt else { return }
     for path in files { unlink(path) }
+  }
+
+  /// Takes the log and the sidecar away that this daemon has made for a mirror that isn't one any more.
+  func forgetMirrorFiles(_ unused: [String]) {
+    forget(unused.filter { $0.hasPrefix(folder.path + "/") })
   }
 
   private func make(_ path: String, byteCount: UInt64) async throws(ControlFailure) {
@@ -328,8 +337,8 @@ extension DeviceKeeper {
         next.devices.append(
           SavedDevice(name: new, table: DeviceTable.text(length, "linear", removed.place.words)))
       }
-      try await change(to: next, noflush: !isSplit)
-      for file in removed.unused where file.hasPrefix(folder.path + "/") { unlink(file) }
+      try await changeWithoutAbsent(to: next, around: [name, removed.target], noflush: !isSplit)
+      forgetMirrorFiles(removed.unused)
       let rest = isSplit ? "holds what '\(name)' did at this instant" : "isn't used any more"
       return "'\(leg)' \(rest)" + (new.map { "; it is the device '\($0)'" } ?? "")
     }

@@ -22,6 +22,8 @@ extension DeviceKeeper {
     /// Exports that go, and those that come.
     var unexported: [SavedExport] = []
     var exported: [SavedExport] = []
+    /// What goes on from now on.
+    var begun: [SavedOperation] = []
 
     init(from old: DaemonState, to new: DaemonState, holding names: Set<String>) {
       for record in new.bottomUp {
@@ -41,6 +43,7 @@ extension DeviceKeeper {
       removed = old.bottomUp.reversed().filter { new[device: $0.name] == nil }
       unexported = old.exports.filter { !new.exports.contains($0) }
       exported = new.exports.filter { !old.exports.contains($0) }
+      begun = new.operations.filter { !old.operations.contains($0) }
     }
   }
 
@@ -50,8 +53,10 @@ extension DeviceKeeper {
   ///   - held: devices that stand still meanwhile though their tables stay.
   ///   - noflush: whether requests that targets push back are sent again afterwards, to the new
   ///     tables, instead of failing.
+  ///   - isOwnTable: whether the tables are the daemon's work, so that no refusal says line and word.
   func change(
-    to next: DaemonState, holding held: Set<String> = [], noflush: Bool = false
+    to next: DaemonState, holding held: Set<String> = [], noflush: Bool = false,
+    isOwnTable: Bool = true
   ) async throws(ControlFailure) {
     let difference = Difference(from: state, to: next, holding: held)
     let touched = Set((difference.changed + difference.held + difference.removed).map(\.name))
@@ -71,7 +76,7 @@ extension DeviceKeeper {
       }
       // What can be made while everything runs.
       for record in difference.changed where names.isDisjoint(with: next.below(record)) {
-        try await load(record)
+        try await load(record, isOwnTable: isOwnTable)
         steps.loaded.append(record.name)
         note("loaded", record.name)
       }
@@ -91,14 +96,14 @@ extension DeviceKeeper {
       }
       // Nobody writes now: new devices may take over what the old tables have.
       for record in difference.created where record.table != nil {
-        try await load(record)
-        try await mapped { () throws(DeviceMapperError) in
+        try await load(record, isOwnTable: isOwnTable)
+        try await mapped(isOwnTable: isOwnTable) { () throws(DeviceMapperError) in
           try await mapper.resume(record.name)
         }
         note("started", record.name)
       }
       for record in difference.changed where !steps.loaded.contains(record.name) {
-        try await load(record)
+        try await load(record, isOwnTable: isOwnTable)
         steps.loaded.append(record.name)
         note("loaded", record.name)
       }
@@ -110,6 +115,39 @@ extension DeviceKeeper {
     }
     for record in difference.changed { inactive[record.name] = nil }
     try await goOn(difference)
+  }
+
+  /// The same where some of `names` aren't there, and the next state may do without what is missing:
+  /// what differs is ended then, and brought up again.
+  func changeWithoutAbsent(
+    to next: DaemonState, around names: [String], noflush: Bool = false
+  ) async throws(ControlFailure) {
+    guard names.contains(where: { problems[$0] != nil }) else {
+      return try await change(to: next, noflush: noflush)
+    }
+    let differing = Set(state.devices.filter { next[device: $0.name] != $0 }.map(\.name))
+    do throws(ControlFailure) {
+      for export in state.exports where differing.contains(export.device) {
+        await exports.stop(export.export)
+      }
+      for record in state.bottomUp.reversed()
+      where differing.contains(record.name) && problems[record.name] == nil {
+        _ = try await mapped { () throws(DeviceMapperError) in
+          try await mapper.remove(record.name, retries: 10)
+        }
+        problems[record.name] = "it is being changed"
+      }
+      try await save(next)
+    } catch {
+      await bringUp()
+      await takeUp()
+      throw error
+    }
+    await bringUp()
+    await takeUp()
+    if let name = differing.sorted().first(where: { problems[$0] != nil }) {
+      throw .failed("it is done, but '\(name)' couldn't come back: \(problems[name] ?? "")")
+    }
   }
 
   private func note(_ step: String, _ device: String) {
@@ -125,9 +163,11 @@ extension DeviceKeeper {
   }
 
   /// Loads a record's table into the inactive slot.
-  func load(_ record: SavedDevice) async throws(ControlFailure) {
+  func load(
+    _ record: SavedDevice, isOwnTable: Bool = false
+  ) async throws(ControlFailure) {
     guard let table = record.table else { return }
-    try await mapped { () throws(DeviceMapperError) in
+    try await mapped(isOwnTable: isOwnTable) { () throws(DeviceMapperError) in
       try await mapper.load(record.name, table)
     }
   }
@@ -167,7 +207,8 @@ extension DeviceKeeper {
     }
   }
 
-  private func attempt<Failure: Error>(
+  /// Does what takes a step back, which nothing can be done about if it fails.
+  func attempt<Failure: Error>(
     _ verb: String, _ name: String, _ body: () async throws(Failure) -> Void
   ) async {
     do throws(Failure) {
@@ -211,5 +252,6 @@ extension DeviceKeeper {
         "it is saved, but not all of it could be done: \(failures.joined(separator: "; ")); it is "
           + "done at the next start of the daemon")
     }
+    for operation in difference.begun { startRunner(operation) }
   }
 }

@@ -31,7 +31,7 @@ struct MetricsServer {
           }
         }
     } catch {
-      throw .refused("--metrics: can't listen at \(endpoint): \(error)")
+      throw .refused("--metrics: can't listen at \(endpoint): \(error.plainReason)")
     }
   }
 

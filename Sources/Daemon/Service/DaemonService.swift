@@ -24,6 +24,23 @@ public enum DaemonService {
     let network = try await startLoops(settings.threads, logger)
     let own = OwnListeners(settings.addresses)
     let keeper = try await startKeeper(state, settings, folder, own, on: network, logger)
+    do throws(ControlFailure) {
+      try await serve(keeper, settings, own, isSaved: state.isSaved, logger)
+    } catch {
+      Systemd.notify("STOPPING=1")
+      await keeper.shutDown()
+      throw error
+    }
+    Systemd.notify("STOPPING=1")
+    await keeper.shutDown()
+    logger.info("stopped: all devices are suspended, and their logs up to date")
+  }
+
+  /// Serves until SIGTERM or SIGINT. What is new is saved when nothing can be refused any more.
+  private static func serve(
+    _ keeper: DeviceKeeper, _ settings: Settings, _ own: OwnListeners, isSaved: Bool,
+    _ logger: Logger
+  ) async throws(ControlFailure) {
     let inherited = Systemd.inheritedSockets()
     let group = MultiThreadedEventLoopGroup.singleton
     let control = try await ControlServer(
@@ -40,6 +57,7 @@ public enum DaemonService {
     try await keeper.exports.listen(
       onInherited: inherited.filter { $0.name == "nbd" }.map(\.descriptor))
     own.add(await keeper.exports.addresses)
+    if !isSaved { try await keeper.write(keeper.state) }
     await keeper.takeUp()
     logger.info(
       "serving",
@@ -53,20 +71,15 @@ public enum DaemonService {
           gracefulShutdownSignals: [.sigterm, .sigint], logger: logger)
       ).run()
     } catch {
-      Systemd.notify("STOPPING=1")
-      await keeper.shutDown()
       throw .failed("the daemon ended: \(error)")
     }
-    Systemd.notify("STOPPING=1")
-    await keeper.shutDown()
-    logger.info("stopped: all devices are suspended, and their logs up to date")
   }
 
   /// The keeper with all its devices. What is new by the configuration file must come up, or
   /// nothing does; what was there before may be missing.
   private static func startKeeper(
-    _ state: (state: DaemonState, isNew: Set<String>), _ settings: Settings, _ folder: StateFolder,
-    _ own: OwnListeners, on network: NetworkLoop, _ logger: Logger
+    _ initial: Initial, _ settings: Settings, _ folder: StateFolder, _ own: OwnListeners,
+    on network: NetworkLoop, _ logger: Logger
   ) async throws(ControlFailure) -> DeviceKeeper {
     let loop = network.ioLoop
     let mapper = DeviceMapper(.wholePaths(on: network, notAt: own), on: loop)
@@ -76,13 +89,15 @@ public enum DaemonService {
     do {
       server = try NBDServer(
         on: network, limits: limits, tls: try settings.tls?.loaded, logger: logger)
+    } catch let failure as ControlFailure {
+      throw failure
     } catch {
-      throw .refused("tls: \(error)")
+      throw .refused("tls: the certificate or its key can't be used: \(error)")
     }
     let keeper = DeviceKeeper(
       mapper: mapper, exports: ExportKeeper(mapper, server, logger: logger), folder: folder,
       state: DaemonState(), on: loop, logger: logger)
-    try await keeper.begin(with: state.state, isNew: state.isNew)
+    try await keeper.begin(with: initial.state, isNew: initial.isNew)
     return keeper
   }
 
@@ -102,13 +117,21 @@ public enum DaemonService {
     }
   }
 
+  /// What the daemon begins with.
+  private struct Initial {
+    var state: DaemonState
+    /// Devices that are new, and where they stand in the configuration file.
+    var isNew: [String: String] = [:]
+    var isSaved: Bool
+  }
+
   /// The saved state, with what the configuration file has beyond it. A device that is there
   /// already stays as it is: it may have been moved or snapshotted since.
   private static func initialState(
     _ saved: DaemonState?, _ file: ConfigurationFile, _ logger: Logger
-  ) throws(ControlFailure) -> (state: DaemonState, isNew: Set<String>) {
+  ) throws(ControlFailure) -> Initial {
     var state = saved ?? DaemonState()
-    var new = Set<String>()
+    var new: [String: String] = [:]
     for device in file.devices {
       if let known = state[device: device.record.name] {
         if known.table != device.record.table {
@@ -118,9 +141,8 @@ public enum DaemonService {
         }
         continue
       }
-      _ = try DeviceTable(device.record.table ?? "", of: "\(device.place): \(device.record.name)")
       state.devices.append(device.record)
-      new.insert(device.record.name)
+      new[device.record.name] = device.place
     }
     for export in file.exports
     where !state.exports.contains(where: { $0.export == export.record.export }) {
@@ -129,7 +151,7 @@ public enum DaemonService {
       }
       state.exports.append(export.record)
     }
-    return (state, new)
+    return Initial(state: state, isNew: new, isSaved: saved == state)
   }
 }
 
@@ -144,7 +166,15 @@ extension Settings.TLS {
   /// With its files read.
   fileprivate var loaded: ServerTLS {
     get throws {
-      try ServerTLS(
+      let files = [("certificate", certificate), ("key", key), ("clients", clients)]
+      for case (let what, let path?) in files {
+        do {
+          try FileDescriptor.open(path, .readOnly).close()
+        } catch {
+          throw ControlFailure.refused("tls: \(what) '\(path)' can't be read: \(error)")
+        }
+      }
+      return try ServerTLS(
         mode: isRequired ? .require : .on, certificate: certificate, key: key,
         clientAuthority: clients)
     }

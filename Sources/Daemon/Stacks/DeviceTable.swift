@@ -10,7 +10,7 @@ struct DeviceTable: Sendable {
     do throws(DeviceMapperError) {
       description = try TableDescription(text)
     } catch {
-      throw .refused("'\(device)': \(error)")
+      throw .refused(error.of(device).description)
     }
   }
 
@@ -199,15 +199,30 @@ extension DaemonState {
     return order
   }
 
-  /// Whether a table names a file.
-  func uses(_ file: String) -> Bool {
-    devices.contains { record in
+  /// Refuses a device that stands on itself.
+  func checkLoop(_ record: SavedDevice) throws(ControlFailure) {
+    var seen = Set<String>()
+    var next = below(record)
+    while let name = next.popLast() {
+      if name == record.name {
+        throw .refused("'\(name)' would stand on itself: devices form no loops")
+      }
+      if seen.insert(name).inserted, let other = self[device: name] { next += below(other) }
+    }
+  }
+
+  /// The first device whose table names a file.
+  func user(of file: String) -> String? {
+    devices.first { record in
       guard let text = record.table, let table = try? DeviceTable(text, of: record.name) else {
         return false
       }
       return table.devices.contains(file)
-    }
+    }?.name
   }
+
+  /// Whether a table names a file.
+  func uses(_ file: String) -> Bool { user(of: file) != nil }
 
   /// Whether any table has a file of that name among its words, whatever it is there for, and by
   /// whatever path: the same folder has many.
@@ -228,12 +243,24 @@ extension DaemonState {
 
   /// Refuses while something long goes on with a device.
   func checkIdle(_ device: String) throws(ControlFailure) {
-    guard let operation = operation(on: device) else { return }
-    throw .refused("\(operation.inWords); wait for its end with kcopyd dm follow \(device)")
+    if let operation = operation(on: device) { throw operation.refusal }
   }
 }
 
 extension SavedOperation {
+  /// The COW device of the snapshot that is merged.
+  var cow: String? {
+    guard let snapshot, let table = try? DeviceTable(snapshot.table ?? "", of: snapshot.name),
+      case .snapshot(_, let cow) = table.shape
+    else { return nil }
+    return cow
+  }
+
+  /// Why something else can't be done with its devices.
+  var refusal: ControlFailure {
+    .refused("\(inWords); wait for its end with kcopyd dm follow \(device)")
+  }
+
   /// What goes on.
   var inWords: String {
     switch kind {

@@ -35,6 +35,11 @@ struct DaemonState: Codable, Hashable, Sendable {
     return record
   }
 
+  /// The merge of a snapshot that is no device any more.
+  func merge(of snapshot: String) -> SavedOperation? {
+    operations.first { $0.kind == .merge && $0.snapshot?.name == snapshot }
+  }
+
   /// The operation that concerns a device.
   func operation(on device: String) -> SavedOperation? {
     operations.first { $0.devices.contains(device) }
@@ -49,6 +54,8 @@ struct SavedDevice: Codable, Hashable, Sendable {
   var table: String?
   var isReadOnly = false
   var isSuspended = false
+  /// Whether it goes when nothing uses it any more; nil: no.
+  var isRemovalDeferred: Bool?
 }
 
 /// An export.

@@ -21,40 +21,6 @@ struct DeviceCommand: AsyncParsableCommand {
     ])
 }
 
-/// Where a table comes from.
-struct TableOptions: ParsableArguments {
-  @Option(help: "The table, or one line of it. Repeatable.")
-  var table: [String] = []
-
-  @Argument(
-    help: ArgumentHelp(
-      "A file with the table; - or nothing: standard input.",
-      valueName: "file"))
-  var file: String?
-
-  /// The most that is read.
-  private static let maximumBytes = 512 << 10
-
-  func text() throws -> String {
-    if !table.isEmpty {
-      if file != nil { throw Refusal("--table: there is a file with a table, too") }
-      return table.joined(separator: "\n")
-    }
-    let data: Data?
-    if let file, file != "-" {
-      guard let handle = FileHandle(forReadingAtPath: file) else {
-        throw Refusal("'\(file)' can't be read")
-      }
-      data = try handle.read(upToCount: Self.maximumBytes + 1)
-    } else {
-      data = try FileHandle.standardInput.read(upToCount: Self.maximumBytes + 1)
-    }
-    guard let data, data.count <= Self.maximumBytes, let text = String(data: data, encoding: .utf8)
-    else { throw Refusal("the table is empty, no text, or longer than 512 KiB") }
-    return text
-  }
-}
-
 struct CreateDevice: AsyncParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "create", abstract: "Make a device, load its table and resume it.",
@@ -62,7 +28,7 @@ struct CreateDevice: AsyncParsableCommand {
       With --concise NAME is dmsetup's concise format instead, for one or more devices, which are \
       all made or none: NAME,UUID,MINOR,FLAGS,LINE[,LINE…][;NAME,…], flags ro or rw, a backslash \
       before , ; and \\. Without it that is read from standard input. Numbers are taken and not \
-      kept: the daemon gives them anew at each start.
+      kept: no node of the system has them, and the daemon gives them anew at each start.
       """)
 
   @OptionGroup var daemon: DaemonOptions
@@ -140,9 +106,11 @@ struct ClearDevice: AsyncParsableCommand {
     commandName: "clear", abstract: "Throw the inactive table away.")
 
   @OptionGroup var daemon: DaemonOptions
-  @Argument(help: "The device.") var name: String
+  @Argument(help: ArgumentHelp("The devices.", valueName: "name")) var names: [String]
 
-  func run() async throws { _ = try await daemon.send(.clear(name: name)) }
+  func run() async throws {
+    for name in names { _ = try await daemon.send(.clear(name: name)) }
+  }
 }
 
 struct SuspendDevice: AsyncParsableCommand {
@@ -150,13 +118,15 @@ struct SuspendDevice: AsyncParsableCommand {
     commandName: "suspend", abstract: "Hold requests back, after those under way have ended.")
 
   @OptionGroup var daemon: DaemonOptions
-  @Argument(help: "The device.") var name: String
+  @Argument(help: ArgumentHelp("The devices.", valueName: "name")) var names: [String]
   @Flag(help: "Keep requests that a target pushes back, instead of failing them.")
   var noflush = false
   @Flag(help: "Taken for dmsetup's sake: no file system is frozen anyway.") var nolockfs = false
 
   func run() async throws {
-    _ = try await daemon.send(.suspend(name: name, noflush: noflush))
+    for name in names {
+      _ = try await daemon.send(.suspend(name: name, noflush: noflush))
+    }
   }
 }
 
@@ -167,116 +137,13 @@ struct ResumeDevice: AsyncParsableCommand {
     discussion: "A device that couldn't come back after a restart is tried again.")
 
   @OptionGroup var daemon: DaemonOptions
-  @Argument(help: "The device.") var name: String
+  @Argument(help: ArgumentHelp("The devices.", valueName: "name")) var names: [String]
   @Flag(help: "When it must be suspended before, do that without flushing.") var noflush = false
   @Flag(help: "Taken for dmsetup's sake: no file system is frozen anyway.") var nolockfs = false
 
   func run() async throws {
-    _ = try await daemon.send(.resume(name: name, noflush: noflush))
-  }
-}
-
-struct StatusOfDevice: AsyncParsableCommand {
-  static let configuration = CommandConfiguration(
-    commandName: "status", abstract: "How targets are doing, a line for each.")
-
-  @OptionGroup var daemon: DaemonOptions
-  @Argument(help: "The device. (default: all)") var name: String?
-  @Flag(help: "Those of the inactive table.") var inactive = false
-  @Flag(help: "Taken for dmsetup's sake: nothing is flushed anyway.") var noflush = false
-  @Flag(help: "Print as JSON.") var json = false
-
-  func run() async throws {
-    let answer = try await daemon.send(.status(name: name, inactive: inactive))
-    try DeviceOutput.lines(answer, of: name, json)
-  }
-}
-
-struct TableOfDevice: AsyncParsableCommand {
-  static let configuration = CommandConfiguration(
-    commandName: "table", abstract: "Tables, as they can be loaded.")
-
-  @OptionGroup var daemon: DaemonOptions
-  @Argument(help: "The device. (default: all)") var name: String?
-  @Flag(help: "The inactive ones.") var inactive = false
-  @Flag(help: "Print devices with their tables on one line, as 'create --concise' takes them.")
-  var concise = false
-  @Flag(help: "Print as JSON.") var json = false
-
-  func run() async throws {
-    if concise { return try await printConcise() }
-    try DeviceOutput.lines(
-      try await daemon.send(.table(name: name, inactive: inactive)), of: name, json)
-  }
-
-  private func printConcise() async throws {
-    guard !json else { throw Refusal("--concise: it is no JSON") }
-    guard case .devices(let devices) = try await daemon.send(.info(name: name)),
-      case .lines(let tables) = try await daemon.send(.table(name: name, inactive: inactive))
-    else { return }
-    let lines = Dictionary(tables.map { ($0.name, $0.lines) }) { $1 }
-    let concise = devices.filter { $0.problem == nil }.map {
-      ConciseDevice(
-        name: $0.name, uuid: $0.uuid ?? "", minor: $0.minor, isReadOnly: $0.isReadOnly,
-        table: lines[$0.name] ?? [])
-    }
-    Output.say(concise.isEmpty ? "No devices found" : ConciseText.text(concise))
-  }
-}
-
-struct DepsOfDevice: AsyncParsableCommand {
-  static let configuration = CommandConfiguration(
-    commandName: "deps", abstract: "What live tables stand on.")
-
-  @OptionGroup var daemon: DaemonOptions
-  @Argument(help: "The device. (default: all)") var name: String?
-  @Flag(help: "Print as JSON.") var json = false
-
-  func run() async throws {
-    let answer = try await daemon.send(.deps(name: name))
-    guard !json, case .lines(let devices) = answer else {
-      return try DeviceOutput.lines(answer, of: name, json)
-    }
-    for device in devices {
-      let list = device.lines.map { "(\($0))" }.joined(separator: " ")
-      let prefix = name == nil ? "\(device.name): " : ""
-      Output.say("\(prefix)\(device.lines.count) dependencies\t: \(list)")
-    }
-  }
-}
-
-struct InfoOfDevice: AsyncParsableCommand {
-  static let configuration = CommandConfiguration(
-    commandName: "info", abstract: "State, tables, open count and events of devices.")
-
-  @OptionGroup var daemon: DaemonOptions
-  @Argument(help: "The device. (default: all)") var name: String?
-  @Flag(help: "Print as JSON.") var json = false
-
-  func run() async throws {
-    let answer = try await daemon.send(.info(name: name))
-    guard case .devices(let devices) = answer else { return }
-    if json { return Output.say(try encodeJSON(devices)) }
-    if devices.isEmpty { return Output.say("No devices found") }
-    Output.say(devices.map(DeviceOutput.info).joined(separator: "\n\n"))
-  }
-}
-
-struct ListDevices: AsyncParsableCommand {
-  static let configuration = CommandConfiguration(
-    commandName: "ls", abstract: "Devices, with what goes on and what couldn't come back.")
-
-  @OptionGroup var daemon: DaemonOptions
-  @Flag(help: "Print as JSON.") var json = false
-
-  func run() async throws {
-    guard case .devices(let devices) = try await daemon.send(.list) else { return }
-    if json { return Output.say(try encodeJSON(devices)) }
-    if devices.isEmpty { return Output.say("No devices found") }
-    for device in devices {
-      let remark = (device.problem.map { "not there: \($0)" } ?? device.operation)
-        .map { "\t\($0)" }
-      Output.say("\(device.name)\t(\(DeviceOutput.major):\(device.minor))\(remark ?? "")")
+    for name in names {
+      _ = try await daemon.send(.resume(name: name, noflush: noflush))
     }
   }
 }
@@ -320,12 +187,18 @@ struct RemoveDevice: AsyncParsableCommand {
     commandName: "remove", abstract: "Take a device away; what it lies on stays as it is.")
 
   @OptionGroup var daemon: DaemonOptions
-  @Argument(help: "The device.") var name: String
+  @Argument(help: ArgumentHelp("The devices.", valueName: "name")) var names: [String]
   @Flag(name: .shortAndLong, help: "First have all its requests fail.") var force = false
-  @Flag(help: "If it is open: when it no longer is.") var deferred = false
+  @Flag(help: "If a table uses it or it is exported: when neither is so any more.")
+  var deferred = false
+
+  @Flag(help: "Taken for dmsetup's sake: an open device is tried for a second anyway.")
+  var retry = false
 
   func run() async throws {
-    _ = try await daemon.send(.remove(name: name, force: force, deferred: deferred))
+    for name in names {
+      _ = try await daemon.send(.remove(name: name, force: force, deferred: deferred))
+    }
   }
 }
 
@@ -365,11 +238,13 @@ struct WipeDevice: AsyncParsableCommand {
     aliases: ["wipe_table"])
 
   @OptionGroup var daemon: DaemonOptions
-  @Argument(help: "The device.") var name: String
+  @Argument(help: ArgumentHelp("The devices.", valueName: "name")) var names: [String]
   @Flag(help: "Don't wait for requests that a target holds.") var noflush = false
 
   func run() async throws {
-    _ = try await daemon.send(.wipeTable(name: name, noflush: noflush))
+    for name in names {
+      _ = try await daemon.send(.wipeTable(name: name, noflush: noflush))
+    }
   }
 }
 

@@ -67,7 +67,8 @@ struct SnapshotDropCommand: AsyncParsableCommand {
     discussion: """
       Its origin is what it was before when that was the last one; whoever uses the origin goes on \
       meanwhile. Clients of the snapshot itself are in the way, unless --force disconnects them. \
-      The COW file stays, and may be deleted.
+      The COW file stays, and may be deleted. A merge that has stopped for good is given up with \
+      --force: what hasn't been merged is in the COW file alone then.
       """)
 
   @OptionGroup var daemon: DaemonOptions

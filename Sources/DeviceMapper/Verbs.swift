@@ -156,9 +156,10 @@ extension DeviceMapper {
   public func setUUID(_ name: String, _ uuid: String) async throws(DeviceMapperError) {
     try await changing(name) { (mapper, minor) async throws(DeviceMapperError) in
       let entry = mapper.entry(minor)
-      guard entry.uuid.isEmpty, !uuid.isEmpty else {
-        throw DeviceMapperError(.exists, "it has a uuid already, or the new one is empty")
+      guard entry.uuid.isEmpty else {
+        throw DeviceMapperError(.exists, "it has the uuid '\(entry.uuid)', which is for good")
       }
+      guard !uuid.isEmpty else { throw DeviceMapperError(.name, "the uuid is empty") }
       try mapper.checkUUID(uuid, of: entry.name)
       entry.uuid = uuid
       mapper.count(entry)

@@ -366,6 +366,11 @@ extension Snapshot {
     predecessor = nil
     takenFrom = other.id
     isActive = false
+    if let former = other.merge, former.isClearing {
+      // What the store has of these nobody knows before they have been cleared once more.
+      merge?.merging = former.merging
+      merge?.isClearing = true
+    }
     guard other.merge != nil, merge == nil, let store = store as? PersistentStore else { return }
     completed.forEachRun { store.allocate(behind: CowChunk($0.value + $0.count - 1)) }
   }

@@ -100,8 +100,10 @@ import Testing
     let vectors = try KernelVectors.named("merge-uncommitted")
     let sum = try Self.snapshot(of: vectors)
     let start = try vectors.imagesAfter(vectors.stage("take"))
-    let expected = try vectors.bytes(sha256: sum)
     let late = KernelVectors.Run(640, 2, "late").bytes
+    var bytes = try vectors.bytes(sha256: sum)
+    bytes.replaceSubrange(640 * 512..<642 * 512, with: late)
+    let expected = bytes
     try simulate { loop in
       let cow = try Self.disk("cow", start, on: loop)
       let below = try Self.disk("origin", start, on: loop)
@@ -117,9 +119,14 @@ import Testing
       cow.plan = FaultPlan()
       let next = try await origin.addMerge(cow: cow)
       await failing.suspend()
+      cow.clearLog()
       try await next.resume()
+      // It is there before the merge has begun its first step, and waits for its end.
+      try await next.put(late, at: 640)
       await failing.remove()
       await next.waitUntilEnded()
+      let written = cow.log.of(.write).compactMap(\.sectors)
+      #expect(written.allSatisfy { $0 == $0.clamped(to: 32..<64) }, "\(written)")
       #expect(await next.status.line == "64/1024 64")
       #expect(await next.status.exceptions == 0)
       #expect(below.mismatch(with: expected) == nil)

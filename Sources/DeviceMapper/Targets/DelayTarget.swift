@@ -85,13 +85,21 @@ public final class DelayTarget: Target {
         return !state.isDelaying
       }
       if isLate { return continuation.resume() }
+      let end = loop.now.advanced(by: .milliseconds(Int64(milliseconds)))
       Task(executorPreference: loop) { [weak self] in
-        await loop.sleep(for: .milliseconds(Int64(milliseconds)))
+        // Not longer than it is waited for: the delay may be one of weeks, and be cut short.
+        while loop.now < end, let self, self.isWaiting(number) {
+          await loop.sleep(for: min(loop.now.duration(to: end), .seconds(1)))
+        }
         self?.state.withLock { $0.waiting.removeValue(forKey: number) }?.resume()
       }
     }
     state.withLock { $0.counts[kind] -= 1 }
     return mapping
+  }
+
+  private func isWaiting(_ number: UInt64) -> Bool {
+    state.withLock { $0.waiting[number] != nil }
   }
 
   public func read(_ sectors: Range<Sector>, into buffer: IOBuffer) async throws(IOFailure) {

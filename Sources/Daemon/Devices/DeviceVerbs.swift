@@ -183,6 +183,8 @@ extension DeviceKeeper {
 
   /// Takes devices away whose removal was deferred, and that nothing uses any more.
   func removeDeferred() async {
+    // Nearly always there is none, and every verb comes by here.
+    guard state.devices.contains(where: { $0.isRemovalDeferred == true }) else { return }
     for record in state.bottomUp.reversed() where record.isRemovalDeferred == true {
       guard await !isUsed(record.name), state.operation(on: record.name) == nil else { continue }
       await attempt("remove", record.name) { () throws(ControlFailure) in

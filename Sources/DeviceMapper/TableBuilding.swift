@@ -14,14 +14,10 @@ extension DeviceMapper {
     do throws(DeviceMapperError) {
       for (line, type) in zip(description.lines, types) {
         let context = context(entry, line, claims)
-        // What is read now may be suspended meanwhile.
-        let made = await SuspendedPatience.$limit.withValue(SuspendedPatience.whileLoading) {
-          () async -> Result<any Target, DeviceMapperError> in
-          do throws(DeviceMapperError) { return .success(try await type.make(context)) } catch {
-            return .failure(error)
-          }
+        let made = try await SuspendedPatience.limited { () async throws(DeviceMapperError) in
+          try await type.make(context)
         }
-        targets.append(try made.get())
+        targets.append(made)
       }
       let table = MappedTable(
         description, targets, entry.building, claims.all, isReadOnly: entry.device.isReadOnly,

@@ -143,12 +143,16 @@ actor Mirror {
   // MARK: Life
 
   /// Reads the log, and starts to recover what isn't in sync.
+  ///
+  /// - Throws: also when the log's device has been suspended for too long; it isn't resumed then.
   func resume() async throws(MirrorError) {
     await beginChange()
     defer { endChange() }
     guard !isResumed else { return }
     let known = try await loadTrust()
-    if let problem = await log.resume() { onEvent(.logFailed(problem)) }
+    do throws(IOFailure) {
+      if let problem = try await log.resume() { onEvent(.logFailed(problem)) }
+    } catch { throw .io(error) }
     forgetWhatIsInSync()
     if !known, !parameters.conduct.trustsFirstLeg, !log.isInSync, log.wasFound {
       throw .state(
@@ -183,6 +187,12 @@ actor Mirror {
     await flushLog()
     await saveTrust()
     isResumed = false
+  }
+
+  /// Starts work of the mirror's own: how long a request may wait that happens to set it going is
+  /// nothing to it.
+  nonisolated func inBackground(_ body: @escaping @Sendable () async -> Void) {
+    Task.detached(executorPreference: loop, operation: body)
   }
 
   private func beginChange() async {

@@ -119,8 +119,9 @@ public final class MirrorDevice: BlockDevice {
   ///
   /// A log that can't be read doesn't stop the mirror: everything is out of sync then.
   ///
-  /// - Throws: when the sidecar can't be read, belongs to another mirror, or doesn't know either; or
-  ///   there is none, and the first leg isn't to be trusted blindly. Nothing has been copied then.
+  /// - Throws: when the log's device or the sidecar's is suspended for too long; when the sidecar
+  ///   can't be read, belongs to another mirror, or doesn't know either; or there is none, and the
+  ///   first leg isn't to be trusted blindly. Nothing has been copied then.
   public func resume() async throws(MirrorError) { try await mirror.resume() }
 
   /// Stops copying, waits until no request is under way, and brings the log up to date.

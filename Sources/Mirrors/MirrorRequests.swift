@@ -109,11 +109,7 @@ extension Mirror {
   /// Writes what a leg couldn't read to it again, from the others, when nothing else is under way
   /// there; marks it if that fails, too.
   private func mend(_ index: Int, _ sectors: Range<Sector>, _ failure: IOFailure) {
-    Task {
-      await withTaskExecutorPreference(loop) {
-        await self.mendNow(index, sectors, failure)
-      }
-    }
+    inBackground { await self.mendNow(index, sectors, failure) }
   }
 
   private func mendNow(_ index: Int, _ sectors: Range<Sector>, _ failure: IOFailure) async {
@@ -358,6 +354,18 @@ extension IOFailure {
   /// Whether a mirror refused the request because it isn't resumed: nothing has been done.
   public var isMirrorNotResumed: Bool { detail == Self.notResumedDetail }
 
+  /// A request that waited for a suspended device for as long as whoever makes it may.
+  public static func stillSuspended(
+    _ operation: Operation, _ name: String, _ sectors: Range<Sector>?
+  ) -> IOFailure {
+    IOFailure(operation, name, sectors, errno: .timedOut, detail: stillSuspendedDetail)
+  }
+
+  /// Whether that is so, on the device itself or one that it stands on: nothing has been done.
+  public var isStillSuspended: Bool { detail?.contains(Self.stillSuspendedDetail) == true }
+
+  private static let stillSuspendedDetail =
+    "it was suspended meanwhile, and isn't resumed; resume it and try again"
   static let notResumedDetail = "the mirror is not resumed"
   private static let requeuedDetail = "to be done by the device that takes this one's place"
 }

@@ -9,7 +9,7 @@ extension Mirror {
     guard mayRecover, recoveries.count == 0 else { return }
     for _ in 0..<max(1, parameters.conduct.recoveriesInFlight) {
       recoveries.add(1)
-      Task { await withTaskExecutorPreference(loop) { await self.recoverAll() } }
+      inBackground { await self.recoverAll() }
     }
   }
 
@@ -33,11 +33,7 @@ extension Mirror {
       // The next ones are copied while the legs are flushed.
       recoveries.add(1)
       settling.add(1)
-      Task {
-        await withTaskExecutorPreference(loop) {
-          await self.settle(mine, recovered, since: failedFlushes)
-        }
-      }
+      inBackground { await self.settle(mine, recovered, since: failedFlushes) }
       await settling.waitBelowLimit()
     }
   }
@@ -104,9 +100,7 @@ extension Mirror {
     guard mayRecover, let delay = retryDelay, !isRetryPlanned else { return }
     isRetryPlanned = true
     retryDelay = min(delay * 2, .seconds(60))
-    Task {
-      await withTaskExecutorPreference(loop) { await self.retry(after: delay) }
-    }
+    inBackground { await self.retry(after: delay) }
   }
 
   private func retry(after delay: Duration) async {

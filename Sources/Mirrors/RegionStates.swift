@@ -113,7 +113,7 @@ extension Mirror {
     idle.append((region, now))
     guard !isCleaning else { return }
     isCleaning = true
-    Task { await withTaskExecutorPreference(loop) { await self.cleanIdle() } }
+    inBackground { await self.cleanIdle() }
   }
 
   /// Sets the bits of regions that have been idle for a while, all that are due at once.

@@ -210,6 +210,44 @@ import Testing
     }
   }
 
+  /// So does a mirror's log while the mirror is resumed: it isn't taken for one that has failed. What the
+  /// mirror does by itself has all the time there is.
+  @Test func aResumeDoesntWaitForASuspendedLogForGood() throws {
+    try simulate { loop in
+      let world = MapperWorld(on: loop)
+      let mapper = world.mapper
+      try await mapper.create("log", table: "0 2048 delay /dev/b 0 20")
+      try await mapper.create("m")
+      let table = "0 64 mirror disk 2 log 16 2 /dev/a 0 /dev/c 0"
+      try await mapper.load("m", table)
+      let resume = Task(executorPreference: loop) { () async -> DeviceMapperError? in
+        do throws(DeviceMapperError) {
+          try await mapper.resume("m")
+          return nil
+        } catch { return error }
+      }
+      await loop.sleep(for: .milliseconds(5))
+      let begin = loop.now
+      try await mapper.suspend("log")
+      let error = await resume.value
+      try ensure(
+        error?.description.contains("'log'") == true
+          && error?.description.contains("it was suspended meanwhile") == true, "\(error as Any)")
+      try ensure(begin.duration(to: loop.now) < .seconds(11), "\(begin.duration(to: loop.now))")
+      try ensure(!(try await mapper.info("m").hasLiveTable), "nothing runs")
+      try await mapper.resume("log")
+      try await mapper.load("m", table)
+      try await mapper.resume("m")
+      // Recovery is under way.
+      try await mapper.suspend("log")
+      await loop.sleep(for: .seconds(60))
+      try await mapper.resume("log")
+      await loop.sleep(for: .seconds(1))
+      let status = try await mapper.status("m")
+      try ensure(status.first?.hasSuffix("4/4 1 AA 3 disk 253:0 A") == true, "\(status)")
+    }
+  }
+
   /// A table whose second target refuses at the resume leaves the snapshot of the first one with
   /// whom it was.
   @Test func aHandoverIsUndoneWhenAnotherTargetRefuses() throws {

@@ -13,7 +13,7 @@ import Testing
   ) async throws -> DirtyLog {
     let log = try DirtyLog(
       regionCount: regions, policy: .nosync, disk: DiskLog(disk, regionCount: regions))
-    _ = await log.resume()
+    _ = try await log.resume()
     disk.clearLog()
     return log
   }

@@ -74,7 +74,7 @@ import Testing
         found.bits, regions: found.regions, magic: found.magic, version: found.version, on: disk)
       let before = disk.contents
       let log = try Self.log(disk, regions: found.now, found.policy)
-      #expect(await log.resume() == nil)
+      #expect(try await log.resume() == nil)
       let count = found.expected.reduce(0) { $0 + UInt64($1.nonzeroBitCount) }
       #expect(log.syncCount == count)
       for region in 0..<found.now {
@@ -101,7 +101,7 @@ import Testing
       let disk = Self.disk(on: loop)
       Self.put([0xff], regions: 8, version: version, on: disk)
       let log = try Self.log(disk, regions: 8)
-      let problem = try #require(await log.resume())
+      let problem = try #require(try await log.resume())
       #expect(problem.contains("version \(version)"))
       #expect(log.syncCount == 0)
       #expect(log.hasFailed)
@@ -121,12 +121,12 @@ import Testing
       plan.fail(.read, 0..<8)
       disk.plan = plan
       let log = try Self.log(disk, regions: 8, policy)
-      #expect(await log.resume() != nil)
+      #expect(try await log.resume() != nil)
       #expect(log.hasFailed)
       #expect(log.syncCount == (policy == .nosync ? 8 : 0))
       disk.plan = FaultPlan()
       let next = try Self.log(disk, regions: 8)
-      #expect(await next.resume() == nil)
+      #expect(try await next.resume() == nil)
       #expect(next.syncCount == (policy == .nosync ? 8 : 0))
       #expect(!next.hasFailed)
     }
@@ -142,7 +142,7 @@ import Testing
       if isFlush { plan.failFlushes(times: 1) } else { plan.fail(.write, 0..<8, times: 1) }
       disk.plan = plan
       let log = try Self.log(disk, regions: 8)
-      let problem = try #require(await log.resume())
+      let problem = try #require(try await log.resume())
       #expect(log.condition == (isFlush ? .flushFailed(problem) : .failed(problem)))
       #expect(log.syncCount == 4)
     }
@@ -153,13 +153,13 @@ import Testing
     try simulate { loop in
       for (policy, count) in [(DirtyLog.Policy.asLogged, 0), (.sync, 0), (.nosync, 8)] {
         let log = DirtyLog(regionCount: 8, policy: policy, disk: nil)
-        #expect(await log.resume() == nil)
+        #expect(try await log.resume() == nil)
         #expect(log.syncCount == UInt64(count))
       }
       let log = DirtyLog(regionCount: 8, policy: .asLogged, disk: nil)
-      _ = await log.resume()
+      _ = try await log.resume()
       log.setSync(3, true)
-      _ = await log.resume()
+      _ = try await log.resume()
       #expect(log.isInSync(3))
       #expect(log.syncCount == 1)
     }
@@ -171,7 +171,7 @@ import Testing
       let disk = Self.disk(on: loop)
       Self.put([0b0110_0100, 0b1111_0000], regions: 16, on: disk)
       let log = try Self.log(disk, regions: 16)
-      _ = await log.resume()
+      _ = try await log.resume()
       #expect(log.nextRecoveryWork(1) == 0..<1)
       #expect(log.nextRecoveryWork(8) == 1..<2)
       #expect(log.nextRecoveryWork(2) == 3..<5)

@@ -167,9 +167,7 @@ public final class MappedDevice: BlockDevice {
     _ operation: IOFailure.Operation, _ sectors: Range<Sector>?
   ) async throws(IOFailure) -> RequestGate.Pass {
     if let pass = await gate.enter() { return pass }
-    throw IOFailure(
-      operation, name, sectors, errno: .timedOut,
-      detail: "it was suspended meanwhile, and isn't resumed; resume it and try again")
+    throw .stillSuspended(operation, name, sectors)
   }
 
   /// The live table, which must reach as far as the request.

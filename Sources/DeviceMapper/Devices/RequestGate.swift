@@ -150,8 +150,19 @@ private func take<T>(_ queue: inout [T]) -> [T] {
 enum SuspendedPatience {
   @TaskLocal static var limit: Duration?
 
-  /// What a table that is being loaded reads.
-  static let whileLoading = Duration.seconds(10)
+  /// That of a verb, for what it reads of other devices.
+  private static let ofVerbs = Duration.seconds(10)
+
+  /// Does a part of a verb that reads other devices, which may become suspended meanwhile.
+  static func limited<R: Sendable>(
+    _ body: () async throws(DeviceMapperError) -> R
+  ) async throws(DeviceMapperError) -> R {
+    try await $limit.withValue(ofVerbs) { () async -> Result<R, DeviceMapperError> in
+      do throws(DeviceMapperError) { return .success(try await body()) } catch {
+        return .failure(error)
+      }
+    }.get()
+  }
 }
 
 /// Faults of a gate, for tests of the tests.

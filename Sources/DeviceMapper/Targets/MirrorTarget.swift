@@ -93,8 +93,10 @@ public final class MirrorTarget: Target {
     // These are read now.
     try line.log?.requireRunning()
     try line.options.sidecar?.requireRunning()
-    do { try await device.resume() } catch {
-      throw DeviceMapperError(.state, error.description)
+    try await SuspendedPatience.limited { () async throws(DeviceMapperError) in
+      do throws(MirrorError) { try await device.resume() } catch {
+        throw DeviceMapperError(.state, error.description)
+      }
     }
     isSuspending.store(false, ordering: .relaxed)
   }

@@ -88,7 +88,8 @@ final class DirtyLog {
   /// memory keeps what it has.
   ///
   /// - Returns: why the log couldn't be read or written, if it couldn't; the mirror goes on.
-  func resume() async -> String? {
+  /// - Throws: when its device is suspended, for longer than may be waited for: it may be all right.
+  func resume() async throws(IOFailure) -> String? {
     cursor = 0
     guard let disk else { return nil }
     var problem: String?
@@ -97,6 +98,7 @@ final class DirtyLog {
       if policy == .asLogged { bits = try await disk.read() } else { try await disk.prepare() }
       wasFound = bits != nil
     } catch {
+      guard !error.isStillSuspended else { throw error }
       problem = error.description
       fail(error.description)
     }
@@ -111,11 +113,18 @@ final class DirtyLog {
     do throws(IOFailure) {
       try await disk.writeAll(clean)
     } catch {
+      guard !error.isStillSuspended else { throw error }
       problem = error.description
       fail(error.description)
       return problem
     }
-    if let failure = await flushDevice() { problem = failure }
+    do throws(IOFailure) {
+      try await disk.device.flush()
+    } catch {
+      guard !error.isStillSuspended else { throw error }
+      condition = .flushFailed(error.description)
+      problem = error.description
+    }
     return problem
   }
 

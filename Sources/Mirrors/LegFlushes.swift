@@ -95,6 +95,8 @@ extension Mirror {
   /// lost. Other regions aren't concerned, nor is what is written from now on.
   private func loseUnflushed(_ failed: [Int]) {
     isInSync = false
+    // What is out of sync already isn't known to be on these any more, if another leg has it.
+    for region in Array(trust.keys) { distrust(failed, in: region..<region.advanced(by: 1)) }
     for region in log.uncleanInSync {
       distrust(failed, in: region..<region.advanced(by: 1))
       lose(region)

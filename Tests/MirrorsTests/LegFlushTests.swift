@@ -170,6 +170,29 @@ import Testing
     }
   }
 
+  /// A leg that couldn't be flushed may have lost what was written while another one had missed a write
+  /// already: it isn't trusted there after a restart.
+  @Test(arguments: Asker.allCases)
+  func aFailedFlushCountsInWhatIsOutOfSync(asker: Asker) throws {
+    try simulate { loop in
+      let setting = try await MirrorSetting(isKernel: false, on: loop) {
+        $0.conduct.retryDelay = nil
+      }.resumed()
+      MirrorSetting.fail(setting.legs[2], .write, times: 1)
+      try await setting.mirror.put("new", 40..<50)
+      #expect(await setting.mirror.mirror.holders(of: 1) == [0, 1])
+      MirrorSetting.fail(setting.legs[0], .flush, times: 1)
+      if asker == .log {
+        try await setting.mirror.put("other", 100..<110)
+        await loop.sleep(for: .milliseconds(600))
+      } else {
+        try await setting.mirror.flush()
+      }
+      #expect(await setting.mirror.mirror.holders(of: 1) == [1])
+      await setting.mirror.suspend()
+    }
+  }
+
   /// What hasn't been recovered yet is on the first leg alone: that the others are good is no help.
   @Test func aLossBeforeRecoveryIsToldToTheUser() throws {
     try simulate { loop in

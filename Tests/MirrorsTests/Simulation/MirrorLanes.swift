@@ -121,6 +121,10 @@ extension MirrorWorld {
     let hasLog = await mirror.status.log.letter == "A"
     await suspend(requeuing: true)
     if power.isOff { return }
-    if hasLog { await resume() } else { try await open() }
+    guard !hasLog else { return await resume() }
+    do { try await open() } catch {
+      // It isn't made without its sidecar, which needs power.
+      guard power.isOff else { throw error }
+    }
   }
 }

@@ -53,13 +53,10 @@ extension Connection {
     let start = loop.now
     var quietSince = start
     while let socket, mayLinger {
-      let count = socket.receive(into: &inbox, atMost: receiveSize.value)
+      let hasReceived = receive(from: socket)
       let now = loop.now
-      if count > 0 {
-        receive(inbox)
-        inbox.clear()
-        receivedAll()
-        quietSince = loop.now
+      if hasReceived {
+        quietSince = now
         polling.noteAnswer(at: quietSince)
       } else if quietSince.duration(to: now) > polling.window {
         return
@@ -68,6 +65,24 @@ extension Connection {
       }
       if start.duration(to: now) > Polling.longestStay { return }
     }
+  }
+
+  /// Receives what is there and serves it.
+  ///
+  /// - Returns: whether there was anything.
+  private func receive(from socket: DirectSocket) -> Bool {
+    if let data = begun?.data, data.lasting != nil {
+      // The data go where they belong, with no head before them.
+      isReceiving = true
+      parse()
+      receivedAll()
+      return begun?.data.count != data.count
+    }
+    guard socket.receive(into: &inbox, atMost: receiveSize.value) > 0 else { return false }
+    receive(inbox)
+    inbox.clear()
+    receivedAll()
+    return true
   }
 
   /// Nothing is under way, and nothing but the client is waited for.

@@ -145,7 +145,7 @@ public actor NBDServer {
       }
       return .tcp(host: host, port: port)
     } catch {
-      throw ServerError("cannot listen on \(address): \(error)")
+      throw ServerError("cannot listen on \(address): \(describe(error))")
     }
   }
 
@@ -164,7 +164,8 @@ public actor NBDServer {
       }
       return .tcp(host: host, port: port)
     } catch {
-      throw ServerError("cannot listen on the socket \(descriptor) that was handed over: \(error)")
+      throw ServerError(
+        "cannot listen on the socket \(descriptor) that was handed over: \(describe(error))")
     }
   }
 

@@ -85,7 +85,7 @@ extension DeviceKeeper {
     }
     guard order.cow.hasPrefix("/") else { throw .refused("'\(order.cow)' is no whole path") }
     let length = try next.device(order.name).table.length
-    guard access(order.cow, F_OK) != 0 else {
+    guard NewFile.isMissing(order.cow) else {
       // The same command once more, after an interruption, finds what it had made.
       if let user = state.user(of: order.cow) {
         throw .refused("'\(order.cow)' is used by the table of '\(user)'; name another")
@@ -273,12 +273,11 @@ extension DeviceKeeper {
   private func changeOnto(
     _ path: String, of name: String, _ next: DaemonState
   ) async throws(ControlFailure) {
-    var isMade = false
-    if path.hasPrefix("/"), access(path, F_OK) != 0 {
+    let isMade = path.hasPrefix("/") && access(path, F_OK) != 0
+    if path.hasPrefix("/"), NewFile.isMissing(path) {
       let target = try state.bottom(of: name)
       let length = try state.device(target).table.length
       try await make(path, byteCount: length * Sector.byteCount)
-      isMade = true
     }
     do throws(ControlFailure) {
       try await change(to: next)
@@ -347,13 +346,25 @@ extension DeviceKeeper {
 
 /// Files that verbs make.
 enum NewFile {
-  /// Makes a sparse file that only its owner can read; durable, its name too.
+  /// Whether a file is still to be made: it isn't there, or it is empty – as whoever was killed while
+  /// making it has left it.
+  static func isMissing(_ path: String) -> Bool {
+    var status = stat()
+    guard stat(path, &status) == 0 else { return errno == ENOENT }
+    return status.st_mode & S_IFMT == S_IFREG && status.st_size == 0
+  }
+
+  /// Makes a sparse file that only its owner can read, or gives an empty one its size; durable, its
+  /// name too.
   static func make(_ path: String, byteCount: UInt64) throws(IOFailure) {
     do {
+      let wasThere = access(path, F_OK) == 0
       let file = try FileDescriptor.open(
-        FilePath(path), .readWrite, options: [.create, .exclusiveCreate, .closeOnExec],
+        FilePath(path), .readWrite,
+        options: wasThere ? .closeOnExec : [.create, .exclusiveCreate, .closeOnExec],
         permissions: [.ownerReadWrite])
       try file.closeAfter {
+        guard isMissing(path) else { throw Errno.fileExists }
         guard let size = Int64(exactly: byteCount) else { throw Errno.fileTooLarge }
         do {
           try file.resize(to: size)
@@ -363,7 +374,7 @@ enum NewFile {
           defer { try? folder.close() }
           guard fsync(folder.rawValue) == 0 else { throw Errno(rawValue: errno) }
         } catch {
-          unlink(path)
+          if wasThere { try? file.resize(to: 0) } else { unlink(path) }
           throw error
         }
       }

@@ -44,9 +44,12 @@ extension Origin {
       if plan.isSettled { break }
       for pending in plan.waits { await pending.wait() }
       for snapshot in plan.marking { await snapshot.waitUntilMarkedInvalid() }
-      guard !plan.starving.isEmpty else { continue }
+      // Who has waited looks again first: others may have made what there was no room for.
+      guard plan.waits.isEmpty, plan.marking.isEmpty, let starving = plan.starving.first else {
+        continue
+      }
       if mayStandBack { endWrite() }
-      for snapshot in plan.starving { await makeRoom(for: snapshot, isOriginWrite: true) }
+      await makeRoom(for: starving, isOriginWrite: true)
       if mayStandBack { await beginWrite() }
     }
     for snapshot in active where !snapshot.originReads.isClear(of: sectors) {
@@ -137,8 +140,8 @@ extension Origin {
 
   // MARK: Room
 
-  /// Makes room in a full COW device, or decides what becomes of the snapshot. The caller looks
-  /// again afterwards.
+  /// Makes room in a full COW device, or decides what becomes of the snapshot. The caller has found it
+  /// full in the same step, and looks again afterwards.
   func makeRoom(for snapshot: Snapshot, isOriginWrite: Bool) async {
     snapshot.waitingForRoom += 1
     defer { snapshot.waitingForRoom -= 1 }
@@ -150,7 +153,10 @@ extension Origin {
       snapshot.isMakingRoom = false
       snapshot.roomMade.open()
     }
-    guard await !hasRoom(snapshot), await !grow(snapshot), snapshot.isValid else { return }
+    // As it is now: others who find room meanwhile need more, but don't make this one lack it.
+    let needed = snapshot.store?.sizeForNext ?? Sector(.max)
+    guard await !hasRoom(snapshot, needed), await !grow(snapshot, to: needed), snapshot.isValid
+    else { return }
     let overflows = !isOriginWrite && snapshot.parameters.store == .persistentWithOverflow
     if overflows {
       snapshot.isOverflowed = true
@@ -163,35 +169,32 @@ extension Origin {
       snapshot.onEvent(.holding)
       while loop.now < deadline, !snapshot.isClosing {
         await loop.sleep(for: .milliseconds(50))
-        guard await !hasRoom(snapshot), snapshot.isValid else { return }
+        guard await !hasRoom(snapshot, needed), snapshot.isValid else { return }
       }
     }
     await invalidate(snapshot, "no room for another chunk in '\(snapshot.cow.name)'")
   }
 
-  /// Whether the COW device has room for one more chunk – now: it may have been made larger.
-  private func hasRoom(_ snapshot: Snapshot) async -> Bool {
-    guard let store = snapshot.store else { return false }
+  /// Whether the COW device is as large as needed – now: it may have been made larger.
+  private func hasRoom(_ snapshot: Snapshot, _ needed: Sector) async -> Bool {
     do throws(IOFailure) { try await snapshot.cow.refreshSize() } catch { return false }
-    return store.sizeForNext <= snapshot.cow.wholeSectorCount
+    return needed <= snapshot.cow.wholeSectorCount
   }
 
   /// Makes the COW device larger, if that is allowed and possible.
-  private func grow(_ snapshot: Snapshot) async -> Bool {
-    guard let limit = snapshot.parameters.growthLimit, let store = snapshot.store,
-      store.sizeForNext <= limit
-    else { return false }
+  private func grow(_ snapshot: Snapshot, to needed: Sector) async -> Bool {
+    guard let limit = snapshot.parameters.growthLimit, needed <= limit else { return false }
     // A quarter more each time: few steps, and not much too much.
     let size = snapshot.cow.wholeSectorCount
     let step = max(snapshot.chunkSize.sectors * 64, Sector(size.rawValue / 4))
-    let target = min(limit, max(store.sizeForNext, size + step))
+    let target = min(limit, max(needed, size + step))
     do throws(IOFailure) {
       try await snapshot.cow.grow(to: target)
     } catch {
       return false
     }
     snapshot.onEvent(.grown(snapshot.cow.wholeSectorCount))
-    return store.sizeForNext <= snapshot.cow.wholeSectorCount
+    return needed <= snapshot.cow.wholeSectorCount
   }
 
   // MARK: Loss

@@ -80,7 +80,10 @@ extension Origin {
       if plan.whole.contains(where: { !$0.isCompleted }) {
         throw snapshot.refusal(.write, name, data.sectors)
       }
-      if plan.isStarving { await makeRoom(for: snapshot, isOriginWrite: false) }
+      // Who has waited looks again first.
+      if plan.isStarving, plan.waits.isEmpty, plan.inPlace.isEmpty {
+        await makeRoom(for: snapshot, isOriginWrite: false)
+      }
       left = plan.left
     }
   }

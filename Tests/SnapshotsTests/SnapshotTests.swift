@@ -113,6 +113,24 @@ import Testing
     }
   }
 
+  /// A write that waits for its first chunk while another one grows the COW device for the second,
+  /// and last, one: it isn't in want of room any more, and nothing is given up.
+  @Test func roomThatOthersHaveMadeIsEnough() throws {
+    try simulate { loop in
+      let disk = SimulatedDisk("origin", sectorCount: 16, loop: loop)
+      let cow = SimulatedDisk("cow", sectorCount: 28, content: .zeroes, loop: loop)
+      let origin = try Origin(disk, on: loop)
+      var parameters = SnapshotParameters.persistent(8)
+      parameters.growthLimit = 36
+      let snapshot = try await origin.addSnapshot(cow: cow, parameters: parameters)
+      try await snapshot.resume()
+      async let both: Void = origin.device.put("both", 0..<16)
+      async let second: Void = origin.device.put("second", 8..<16)
+      _ = try await (both, second)
+      #expect(await snapshot.status.line == "32/36 16")
+    }
+  }
+
   @Test func mergesBack() throws {
     try simulate { loop in
       let disk = SimulatedDisk("origin", sectorCount: 4096, loop: loop)

@@ -62,34 +62,10 @@ import Testing
     }
   }
 
-  /// An origin write waits for the reads that snapshots had sent to its sectors.
-  @Test func aWriteWaitsForReadsBeforeIt() throws {
-    try simulate { loop in
-      let disk = SimulatedDisk("origin", sectorCount: 64, loop: loop)
-      let cow = Self.cow(8, loop)
-      let origin = try Origin(disk, on: loop)
-      let snapshot = try await origin.addSnapshot(cow: cow, parameters: .persistent(8))
-      try await snapshot.resume()
-      disk.plan.slowDown(33..<34, by: .seconds(1))
-      await withTaskGroup { group in
-        group.addTask(executorPreference: loop) {
-          let seen = try? await snapshot.contents(33..<34)
-          #expect(seen == patterns(("origin", 33..<34)))
-        }
-        group.addTask(executorPreference: loop) {
-          await loop.sleep(for: .milliseconds(10))
-          disk.plan = FaultPlan()
-          try? await origin.device.put("new", 32..<40)
-        }
-      }
-      let read = try #require(disk.log.first { $0.sectors == 33..<34 }?.end)
-      let write = try #require(disk.log.first { $0.operation == .write }?.start)
-      #expect(write >= read)
-    }
-  }
-
-  /// So does a second one to a chunk that the snapshots have by then.
-  @Test func aSecondWriteWaitsForReadsBeforeIt() throws {
+  /// An origin write waits for the reads that snapshots had sent to its sectors; so does a second one
+  /// to a chunk that the snapshots have by then.
+  @Test(arguments: [[32..<40], [32..<34, 36..<40]] as [[Range<Sector>]])
+  func aWriteWaitsForReadsBeforeIt(writes: [Range<Sector>]) throws {
     try simulate { loop in
       let disk = SimulatedDisk("origin", sectorCount: 64, loop: loop)
       let cow = Self.cow(8, loop)
@@ -105,13 +81,15 @@ import Testing
         group.addTask(executorPreference: loop) {
           await loop.sleep(for: .milliseconds(10))
           disk.plan = FaultPlan()
-          try? await origin.device.put("new", 32..<34)
-          #expect(disk.inFlight == 1)
-          try? await origin.device.put("new", 36..<40)
+          for sectors in writes {
+            #expect(disk.inFlight == 1)
+            try? await origin.device.put("new", sectors)
+          }
         }
       }
       let read = try #require(disk.log.first { $0.sectors == 37..<38 }?.end)
-      let write = try #require(disk.log.first { $0.sectors == 36..<40 }?.start)
+      let write = try #require(
+        disk.log.first { $0.operation == .write && $0.sectors == writes.last }?.start)
       #expect(write >= read)
     }
   }

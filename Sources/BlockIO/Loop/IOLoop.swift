@@ -47,7 +47,7 @@ public final class IOLoop: TaskExecutor, @unchecked Sendable {
     let backend: any IOBackend
     var ready: [Job] = []
     var running: [Job] = []
-    var timers = Heap<Timer>()
+    var timers = Heap<LoopTimer>()
     var timerCount: UInt64 = 0
     /// Hosted: a pass is under way or has been asked for.
     var hasPass = false
@@ -62,18 +62,6 @@ public final class IOLoop: TaskExecutor, @unchecked Sendable {
     let job: UnownedJob
     /// Whether it belongs to an actor.
     let isIsolated: Bool
-  }
-
-  private struct Timer: Comparable {
-    let deadline: LoopInstant
-    /// Timers of the same instant fire in the order in which they were set.
-    let number: UInt64
-    let continuation: UnsafeContinuation<Void, Never>
-
-    static func < (left: Timer, right: Timer) -> Bool {
-      (left.deadline, left.number) < (right.deadline, right.number)
-    }
-    static func == (left: Timer, right: Timer) -> Bool { left.number == right.number }
   }
 
   private init(
@@ -204,7 +192,7 @@ public final class IOLoop: TaskExecutor, @unchecked Sendable {
     await withUnsafeContinuation { continuation in
       local.timerCount += 1
       local.timers.insert(
-        Timer(deadline: deadline, number: local.timerCount, continuation: continuation))
+        LoopTimer(deadline: deadline, number: local.timerCount, continuation: continuation))
       requestPass()
     }
   }

@@ -21,6 +21,7 @@ struct Polling {
   /// Whether to look now: the last request came so soon.
   private(set) var isWorthwhile = false
   private var answered: LoopInstant?
+  private var wasInVain = false
 
   /// For how long at most a thread stays with one connection that keeps asking. Everything else of
   /// the thread waits meanwhile.
@@ -36,8 +37,12 @@ struct Polling {
     guard let answered else { return }
     self.answered = nil
     // Twice: who was asleep heard of it later than it came.
-    isWorthwhile = answered.duration(to: now) < window * 2
+    isWorthwhile = !wasInVain && answered.duration(to: now) < window * 2
+    wasInVain = false
   }
+
+  /// Nothing has come while it was looked for.
+  mutating func noteVain() { wasInVain = true }
 
   /// Lets others have the processor, if they want it.
   static func pause() { sched_yield() }
@@ -59,7 +64,7 @@ extension Connection {
         quietSince = now
         polling.noteAnswer(at: quietSince)
       } else if quietSince.duration(to: now) > polling.window {
-        return
+        return polling.noteVain()
       } else {
         Polling.pause()
       }

@@ -7,6 +7,7 @@ struct ReceivedData {
   /// From so many bytes on they are large: less is copied faster than it is received by itself.
   static let large = 32 << 10
 
+  /// No more than that is received in one go.
   private static let longestReceive = 4 << 20
 
   /// How many bytes they are to be.
@@ -44,7 +45,7 @@ struct ReceivedData {
   /// Receives what is missing, as far as the socket has it; large data only.
   mutating func receive(from socket: DirectSocket) {
     guard let memory else { return }
-    // Others of the thread have their turn before more than that.
+    // Then others of the thread have their turn.
     let end = min(wanted, count + Self.longestReceive)
     while count < end {
       let received = socket.receive(into: memory.buffer, count..<end)

@@ -21,6 +21,15 @@ struct PollingTests {
     #expect(isWorthwhile(&polling, after: .zero))
   }
 
+  /// One that thinks for a little longer than the window costs a look every second time at most.
+  @Test func afterALookInVainComesNone() {
+    var polling = Polling(window: .microseconds(50))
+    #expect(isWorthwhile(&polling, after: .microseconds(80)))
+    polling.noteVain()
+    #expect(!isWorthwhile(&polling, after: .microseconds(80)))
+    #expect(isWorthwhile(&polling, after: .microseconds(80)))
+  }
+
   /// Parts of one request tell nothing of how soon the next one comes.
   @Test func whatComesInPartsCountsOnce() {
     var polling = Polling(window: .microseconds(50))
